@@ -1,0 +1,3 @@
+"""vactk, the Video-Action CLIP ToolKit."""
+
+__version__ = "0.1.0"

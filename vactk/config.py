@@ -1,0 +1,239 @@
+"""YAML and `key=value` text into frozen dataclasses, with every mistake reported at once.
+
+The dataclasses live beside the code that they configure. A field whose metadata holds `table(...)` is a
+choice among several dataclasses: its `name` picks the class, its other settings fill that class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from vactk.errors import VactkError, unknown
+
+C = TypeVar("C")
+
+_MISSING = object()
+
+
+def table(choices: Mapping[str, type], kind: str) -> dict[str, Any]:
+    """Field metadata that makes a field a choice among the dataclasses in `choices`."""
+    return {"choices": choices, "kind": kind}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises VactkError when the file is absent, not YAML or not a mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VactkError(f"cannot read '{path}': {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).replace("\n", " ")
+        raise VactkError(f"'{path}' is not valid YAML: {line}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise VactkError(f"'{path}' must hold settings as `key: value`, not a {type(values).__name__}")
+    return values
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """`["optim.lr=1e-3"]` as nested settings. Values are read as YAML; later items win."""
+    values: dict[str, Any] = {}
+    wrong = [item for item in items if not item.partition("=")[0].strip() or "=" not in item]
+    if wrong:
+        raise VactkError(f"settings are given as key=value, got '{wrong[0]}'")
+    for item in items:
+        key, _, text = item.partition("=")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise VactkError(f"cannot read the value of '{item}'") from error
+        values = merge(values, _at(key.strip(), value))
+    return values
+
+
+def nest(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`, without the options that were not given (None)."""
+    values: dict[str, Any] = {}
+    for path, value in options.items():
+        if value is not None:
+            values = merge(values, _at(path, value))
+    return values
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, key by key through nested mappings.
+
+    Where a change names another choice (`name`), the settings of the former choice go with it.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and "name" in old and isinstance(value, str):
+            value = {"name": value}  # `temporal=st_adapter` is short for `temporal.name=st_adapter`
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            other_choice = value.get("name", old.get("name")) != old.get("name")
+            merged[key] = dict(value) if other_choice else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def build(cls: type[C], values: Mapping[str, Any]) -> C:
+    """`cls` filled from nested settings. Raises VactkError with one line for every wrong setting."""
+    errors: list[str] = []
+    config = _build(cls, values, "", errors)
+    if errors:
+        raise VactkError("\n".join(errors))
+    return typing.cast(C, config)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The plain settings (YAML and JSON types) from which `build` makes an equal config."""
+    return {f.name: _plain(getattr(config, f.name), f) for f in dataclasses.fields(config)}
+
+
+def to_yaml(config: Any) -> str:
+    """`to_dict` as YAML text, in the order in which the fields are declared."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def _at(path: str, value: Any) -> dict[str, Any]:
+    """`value` inside nested mappings, one for each part of `path`."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def _plain(value: Any, field: dataclasses.Field[Any]) -> Any:
+    if dataclasses.is_dataclass(value):
+        settings = to_dict(value)
+        choices = field.metadata.get("choices")
+        if choices is None:
+            return settings
+        name = next(name for name, cls in choices.items() if cls is type(value))
+        return {"name": name, **settings}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
+    if not isinstance(values, Mapping):
+        errors.append(f"'{path}' holds settings of its own, got {values!r}; write {path}.NAME=VALUE")
+        return None
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    before = len(errors)
+    for key in values:
+        if key not in fields:
+            known = {f"{path}.{name}" if path else name for name in fields}
+            errors.append(unknown(f"{path}.{key}" if path else str(key), known, "setting"))
+    filled = {}
+    for name, field in fields.items():
+        if name in values:
+            full = f"{path}.{name}" if path else name
+            filled[name] = _field(field, hints[name], values[name], full, errors)
+    if len(errors) > before:
+        return None
+    try:
+        return cls(**filled)
+    except (VactkError, TypeError) as error:
+        errors.append(f"{path}: {error}" if path else str(error))
+        return None
+
+
+def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, errors: list[str]) -> Any:
+    choices = field.metadata.get("choices")
+    if choices is not None:
+        settings = {"name": value} if isinstance(value, str) else value
+        if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
+            errors.append(f"'{path}' needs a name: one of {', '.join(choices)}")
+            return None
+        settings = dict(settings)
+        name = settings.pop("name")
+        if name not in choices:
+            errors.append(f"{path}: {unknown(name, choices, field.metadata['kind'])}")
+            return None
+        return _build(choices[name], settings, path, errors)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path, errors)
+    result = _coerce(hint, value)
+    if result is _MISSING:
+        errors.append(f"'{path}' must be {_describe(hint)}, got {value!r}")
+    return result
+
+
+def _coerce(hint: Any, value: Any) -> Any:
+    """`value` as the type `hint`, or _MISSING when it is not one."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        options = [_coerce(arg, value) for arg in typing.get_args(hint) if arg is not type(None)]
+        return next((option for option in options if option is not _MISSING), _MISSING)
+    if origin is typing.Literal:
+        return value if value in typing.get_args(hint) else _MISSING
+    if origin is tuple:
+        return _coerce_tuple(typing.get_args(hint), value)
+    return _SCALARS[hint](value)
+
+
+def _coerce_tuple(args: tuple[Any, ...], value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return _MISSING
+    hints = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+    if len(hints) != len(value):
+        return _MISSING
+    items = tuple(_coerce(hint, item) for hint, item in zip(hints, value, strict=True))
+    return _MISSING if _MISSING in items else items
+
+
+def _to_bool(value: Any) -> Any:
+    return value if isinstance(value, bool) else _MISSING
+
+
+def _to_int(value: Any) -> Any:
+    if isinstance(value, int):
+        return _MISSING if isinstance(value, bool) else value
+    number = _to_float(value)
+    return int(number) if number is not _MISSING and number == number // 1 else _MISSING
+
+
+def _to_float(value: Any) -> Any:
+    """PyYAML reads `1e-4` (no dot) as text, so text that is a finite number is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return _MISSING
+    try:
+        number = float(value)
+    except ValueError:
+        return _MISSING
+    return number if abs(number) < float("inf") else _MISSING
+
+
+def _to_str(value: Any) -> Any:
+    """A label or a file may be named `8`: numbers pass as text, other types do not."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else _MISSING
+
+
+_SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _describe(hint: Any) -> str:
+    origin = typing.get_origin(hint)
+    args = typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if arg is type(None) else _describe(arg) for arg in args)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(str(arg) for arg in args)
+    if origin is tuple:
+        item = _describe(args[0]).removeprefix("a ")
+        return f"a list of {item}s" if args[-1] is Ellipsis else f"a list of {len(args)} {item}s"
+    return _NAMES[hint]

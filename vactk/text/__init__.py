@@ -1,0 +1,1 @@
+"""Text for CLIP: templates, and class names as words."""

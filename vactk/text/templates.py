@@ -1,0 +1,45 @@
+"""Sentences around a class name, and a class name as the words of one."""
+
+from __future__ import annotations
+
+import re
+
+from vactk.errors import VactkError, pick
+
+_MEDIA = ("a photo of", "a video of", "a example of", "a demonstration of")  # "a example": as published
+_ACTIONS = (
+    "",
+    "a person ",
+    "a person using ",
+    "a person doing ",
+    "a person during ",
+    "a person performing ",
+    "a person practicing ",
+)
+
+
+def choose_templates(name: str) -> tuple[str, ...]:
+    """A named set, or `name` itself when it is a template with one `{}` for the class.
+
+    Raises VactkError when it is neither.
+    """
+    if "{" not in name:
+        return pick(TEMPLATES, name, "set of templates")
+    if name.count("{}") != 1 or name.count("{") != 1 or name.count("}") != 1:
+        raise VactkError(f"a template has one {{}} where the class goes, got '{name}'")
+    return (name,)
+
+
+def as_words(label: str) -> str:
+    """A label as it would stand in a sentence: "HandstandPushups" and "brush_hair" become lower-case words."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+    return " ".join(spaced.replace("_", " ").split()).lower()
+
+
+TEMPLATES = {
+    "plain": ("{}",),
+    "object": ("a {}",),
+    "photo": ("a photo of {}",),
+    "video": ("a video of {}",),
+    "openvclip": tuple(f"{medium} {action}{{}}" for medium in _MEDIA for action in _ACTIONS),
+}

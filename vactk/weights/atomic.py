@@ -1,0 +1,54 @@
+"""Files that are either there whole or not there: written under a temporary name, flushed, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from vactk.errors import VactkError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; on leaving it is flushed to disk and takes `path`'s place.
+
+    Whatever goes wrong, `path` keeps its former content and the temporary file goes. Raises VactkError, with
+    the way out, when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise VactkError(f"cannot write '{path}': {error.strerror or error}; {_way_out(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` into `path`, atomically. Raises VactkError as `atomic_path` does."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders; its rename is journaled
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "choose a folder that you may write to with --output"
+    return "free some space or choose another --output; files written earlier are intact"

@@ -23,3 +23,12 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     if not (folder / "expected.json").is_file():
         pytest.skip(f"no real data at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference(request: pytest.FixtureRequest) -> Path:
+    """The folder of reference tensors."""
+    folder: Path = request.config.getoption("--reference")
+    if not (folder / "index.json").is_file():
+        pytest.skip(f"no reference tensors at {folder}")
+    return folder

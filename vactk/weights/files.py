@@ -23,10 +23,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Tensors and JSON-able metadata into one safetensors file. Raises VactkError as `atomic_path` does."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(contiguous, temporary, metadata={METADATA_KEY: json.dumps(metadata)})
         except SafetensorError as error:  # it reports failed writes as its own error
             raise OSError(str(error)) from error
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What a user can get wrong before any work begins, and what the command line answers."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from vactk.cli.app import app
+
+CASES = [
+    (["train"], "name a dataset, such as --dataset shapes"),
+    (["train", "--dataset", "shaeps"], "unknown dataset 'shaeps'; did you mean 'shapes'?"),
+    (["train", "--dataset", "shapes", "--recipe", "m2clip-shaeps"], "unknown recipe 'm2clip-shaeps'; did you mean"),
+    (["train", "--dataset", "shapes", "--recipe", "absent.yaml"], "cannot read 'absent.yaml'"),
+    (["train", "--dataset", "shapes", "optim.rl=1"], "unknown setting 'optim.rl'; did you mean 'optim.lr'?"),
+    (["train", "--dataset", "shapes", "optim.lr=fast"], "'optim.lr' must be a number, got 'fast'"),
+    (["train", "--dataset", "shapes", "optim.lr"], "settings are given as key=value, got 'optim.lr'"),
+    (["train", "--dataset", "shapes", "--decoder", "opencv"], "'data.decoder' must be one of auto, decord, pyav"),
+    (["train", "--dataset", "shapes", "--precision", "fp8"], "'run.precision' must be one of fp32, bf16, fp16"),
+    (["train", "--dataset", "shapes", "--templates", "nice"], "unknown set of templates 'nice'"),
+    (["train", "--dataset", "shapes", "model.temporal=ted_adaptor"], "unknown temporal module 'ted_adaptor'; did you mean 'ted_adapter'"),
+    (["train", "--dataset", "shapes", "--resume"], "--resume goes on with the run in --output"),
+    (["train", "--dataset", "shapes", "run.accumulate=5"], "batch_size 32 cannot be cut into 5 equal pieces"),
+    (["zeroshot"], "give either videos with --labels, or a --dataset"),
+    (["zeroshot", "x.mp4"], "videos and --labels go together"),
+    (["zeroshot", "x.mp4", "--labels", ","], "--labels is empty"),
+    (["zeroshot", "x.mp4", "--labels", " "], "--labels is empty"),
+    (["zeroshot", "x.mp4", "--labels", "a,,b"], "--labels holds an empty label"),
+    (["zeroshot", "x.mp4", "--labels", "run,jump, Run"], "--labels holds 'Run' twice"),
+    (["zeroshot", "absent.mp4", "--labels", "a,b"], "there is no file or folder 'absent.mp4'"),
+    (["zeroshot", "--dataset", "shapes", "--split", "unsene"], "unknown split of shapes 'unsene'; did you mean 'unseen'?"),
+    (["zeroshot", "--dataset", "shapes", "--backbone", "ViT-B-61"], "unknown backbone 'ViT-B-61'; did you mean 'ViT-B-16'?"),
+    (["zeroshot", "--dataset", "shapes", "--backbone", "RN50"], "backbone 'RN50' cannot carry temporal modules: its vision tower is a ResNet"),
+    (["zeroshot", "--dataset", "shapes", "--backbone", "ViT-B-16", "--pretrained", "openia"], "unknown pretrained tag or file 'openia' for backbone 'ViT-B-16'; did you mean 'openai'?"),
+    (["zeroshot", "--dataset", "shapes", "--backbone", "toy", "--pretrained", "openai"], "backbone 'toy' brings its own weights"),
+    (["zeroshot", "--dataset", "shapes", "--checkpoint", "absent.safetensors"], "there is no file 'absent.safetensors'"),
+    (["zeroshot", "--dataset", "shapes", "--checkpoint", "x", "--backbone", "toy"], "a checkpoint names its own backbone"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "message"), CASES, ids=[" ".join(args) for args, _ in CASES])
+def test_mistakes_are_answered_with_the_way_out(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, args, prog_name="vactk")
+    assert result.exit_code == 1, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_weights_that_cannot_be_downloaded(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    args = ["zeroshot", "--dataset", "shapes", "--backbone", "ViT-B-16"]
+    result = CliRunner().invoke(app, args, prog_name="vactk")
+    assert result.exit_code == 1
+    assert (
+        "the weights 'openai' of backbone 'ViT-B-16' are not on this machine and cannot be downloaded"
+        in result.stderr
+    )
+    assert "--pretrained FILE, or try --backbone toy" in result.stderr
+
+
+def test_every_wrong_setting_is_named_at_once():
+    args = ["train", "--dataset", "shapes", "optim.rl=1", "run.epochs=x", "data.transfrom.flip=1"]
+    result = CliRunner().invoke(app, args, prog_name="vactk")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 3
+    assert all(line.startswith("Error: ") for line in result.stderr.splitlines())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vactk.cli.app import app
+from vactk.data.shapes import clips
+from vactk.data.shapes.clips import Split
+
+CLASSES = ("star moving left", "key moving right")
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch, tmp_path):
+    monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=CLASSES, clips_per_class=3, seed=2))
+    monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="vactk")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two clips, one of them in a folder of its own, and three files that are no videos."""
+    videos = clips.load_shapes("unseen").records
+    folder = tmp_path / "clips"
+    (folder / "deeper").mkdir(parents=True)
+    (folder / "star.mp4").write_bytes(videos[0].video.read_bytes())
+    (folder / "deeper" / "key.mp4").write_bytes(videos[3].video.read_bytes())
+    (folder / "notes.txt").write_text("not a video")
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / ".hidden").write_text("left out")
+    return folder
+
+
+def test_files_are_answered_with_a_probability_for_each_label(folder):
+    result = run(
+        "zeroshot", folder, "--labels", "star,key,tree", "--backbone", "toy", "--workers", 0, "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert {prediction["video"].split("/")[-1] for prediction in answer["predictions"]} == {
+        "star.mp4",
+        "key.mp4",
+    }
+    for prediction in answer["predictions"]:
+        labels = prediction["labels"]
+        assert {item["label"] for item in labels} == {"star", "key", "tree"}
+        assert sum(item["probability"] for item in labels) == pytest.approx(1, abs=1e-5)
+        assert [item["probability"] for item in labels] == sorted(
+            (item["probability"] for item in labels), reverse=True
+        )
+        assert labels[0]["label"] == prediction["video"].split("/")[-1].split(".")[0]
+    assert {failure["video"].split("/")[-1] for failure in answer["failed"]} == {"notes.txt", "empty.mp4"}
+    assert all("notes.txt" in f["error"] or "empty.mp4" in f["error"] for f in answer["failed"])
+
+
+def test_a_table_for_people(folder):
+    result = run("zeroshot", folder / "star.mp4", "--labels", "star,key", "--backbone", "toy", "--workers", 0)
+    assert result.exit_code == 0, result.stderr
+    assert "What the videos show" in result.stdout
+    assert "star " in result.stdout
+    assert "%" in result.stdout
+
+
+def test_when_nothing_reads_the_command_fails_and_says_why(folder):
+    result = run(
+        "zeroshot", folder / "empty.mp4", "--labels", "a,b", "--backbone", "toy", "--workers", 0, "--json"
+    )
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["predictions"] == []
+    assert "none of the files could be read" in result.stderr
+    assert "empty.mp4" in result.stderr
+
+
+def test_labels_from_a_file(folder, tmp_path):
+    (tmp_path / "labels.txt").write_text("star, bright\nkey\n")
+    args = ["zeroshot", folder / "star.mp4", "--labels", tmp_path / "labels.txt", "--backbone", "toy"]
+    answer = json.loads(run(*args, "--workers", 0, "--json").stdout)
+    assert {item["label"] for item in answer["predictions"][0]["labels"]} == {"star, bright", "key"}
+
+
+def test_a_dataset_is_measured():
+    result = run(
+        "zeroshot", "--dataset", "shapes", "--split", "unseen", "--workers", 0, "--views", 2, "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["protocol"] == "shapes/unseen"
+    assert (answer["num_videos"], answer["num_classes"]) == (6, 2)
+    assert answer["views"] == 2
+    assert answer["model"] == "toy"
+    assert 0 <= answer["top1"] <= answer["top5"] <= 100
+    assert answer["failed"] == []
+
+
+def test_unreadable_videos_of_a_dataset_count_as_wrong():
+    whole = json.loads(run("zeroshot", "--dataset", "shapes", "--workers", 0, "--json").stdout)
+    video = clips.load_shapes("unseen").records[3].video
+    video.write_bytes(b"\0" * video.stat().st_size)
+    damaged = json.loads(run("zeroshot", "--dataset", "shapes", "--workers", 0, "--json").stdout)
+    assert damaged["num_videos"] == whole["num_videos"]
+    assert [failure["video"] for failure in damaged["failed"]] == [str(video)]
+    assert damaged["top5"] == pytest.approx(100 * 5 / 6)

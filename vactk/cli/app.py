@@ -1,0 +1,68 @@
+"""The Typer app: its commands, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import vactk
+from vactk.cli.train import train
+from vactk.cli.upcoming import export, finetune, interpolate, retrieve
+from vactk.cli.zeroshot import zeroshot
+from vactk.errors import VactkError
+
+INTERRUPTED = 130
+
+
+class VactkGroup(TyperGroup):
+    """Turns errors into exit codes: 1 a user's error, 2 usage (click's own), 130 interrupted."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. VACTK_DEBUG=1 lets tracebacks through."""
+        try:
+            return super().invoke(ctx)
+        except VactkError as error:
+            if os.environ.get("VACTK_DEBUG"):
+                raise
+            for line in str(error).splitlines():
+                typer.echo(f"Error: {line}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as interrupt:
+            typer.echo(f"Interrupted: {interrupt}" if str(interrupt) else "Interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=VactkGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vactk {vactk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vactk_app(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Turn an image CLIP into a strong video model, and keep it open-vocabulary."""
+
+
+app.command(rich_help_panel="Train")(train)
+app.command(rich_help_panel="Use")(zeroshot)
+UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
+app.command(rich_help_panel="Train", context_settings=UPCOMING_SETTINGS)(finetune)
+app.command(rich_help_panel="Train", context_settings=UPCOMING_SETTINGS)(interpolate)
+app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(retrieve)
+app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(export)

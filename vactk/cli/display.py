@@ -1,0 +1,92 @@
+"""Progress on stderr, tables on stdout, or one JSON object on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
+
+
+class Display:
+    """What a command shows while it works. It is a `Reporter` of training runs."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._printed_s = 0.0
+
+    def message(self, text: str) -> None:
+        """A line above the bars."""
+        self.bars.console.print(text, markup=False)
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """A bar called `what`; call the result with how much is done, and of how much."""
+        return lambda done, total: self._show(what, done, total, "")
+
+    def step(self, step: int, total_steps: int, epoch: float, values: dict[str, float]) -> None:
+        """The training bar: losses, videos per second, share of time spent waiting for data."""
+        rates = ("lr", "grad_norm", "videos_per_s", "data_wait")
+        losses = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in rates)
+        note = (
+            f"epoch {epoch:.1f}  {losses}  {values['videos_per_s']:.1f} videos/s  "
+            f"waiting {100 * values['data_wait']:.0f}%"
+        )
+        self._show("training", step, total_steps, note)
+
+    def _show(self, what: str, done: int, total: int, note: str) -> None:
+        if not self.console.is_terminal:
+            now = time.monotonic()
+            if done < total and now - self._printed_s >= PLAIN_EVERY_S:
+                self._printed_s = now
+                self.message(f"{what} {done}/{total} {note}".rstrip())
+            return
+        if what not in self._tasks:
+            self._tasks[what] = self.bars.add_task(what, total=total, note=note)
+        self.bars.update(self._tasks[what], completed=done, total=total, note=note)
+
+
+@contextlib.contextmanager
+def display() -> Iterator[Display]:
+    """A Display whose bars are drawn while the block runs."""
+    shown = Display()
+    if not shown.console.is_terminal:
+        yield shown
+        return
+    with shown.bars:
+        yield shown
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The one JSON object of a command, on stdout."""
+    Console(soft_wrap=True, highlight=False).print(json.dumps(value, ensure_ascii=False), markup=False)
+
+
+def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """A table on stdout: text to the left, and numbers (all columns but the first) to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def percent(value: float | None) -> str:
+    """A percentage with two digits, or a dash where there is none."""
+    return "-" if value is None else f"{value:.2f}"

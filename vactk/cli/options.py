@@ -1,0 +1,49 @@
+"""Options that mean the same in every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DATA, MODEL, RUN = "Data", "Model", "Run"
+
+Dataset = Annotated[
+    str | None, typer.Option(help="A dataset that vactk knows, such as shapes.", rich_help_panel=DATA)
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Where the dataset's files are, or are made.", rich_help_panel=DATA)
+]
+Split = Annotated[str | None, typer.Option(help="The part of the dataset.", rich_help_panel=DATA)]
+Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a view.", rich_help_panel=DATA)]
+Views = Annotated[
+    int | None, typer.Option(min=1, help="Temporal views of a video in testing.", rich_help_panel=DATA)
+]
+Decoder = Annotated[str | None, typer.Option(help="auto, decord or pyav.", rich_help_panel=DATA)]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=-1, help="Processes that read videos; -1: as the machine has.", rich_help_panel=DATA),
+]
+Templates = Annotated[
+    str | None,
+    typer.Option(
+        help="Sentences around class names: plain, object, photo, video, openvclip, or one with {}.",
+        rich_help_panel=MODEL,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="A vactk checkpoint, or a run folder.", rich_help_panel=MODEL)
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(help="An open_clip name, toy, or a weights file in OpenAI's layout.", rich_help_panel=MODEL),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option(help="The backbone's weights: a tag of open_clip, a file, or none.", rich_help_panel=MODEL),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Videos at a time.", rich_help_panel=RUN)]
+Device = Annotated[str, typer.Option(help="auto or cpu.", rich_help_panel=RUN)]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=RUN)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUN)]

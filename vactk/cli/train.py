@@ -1,0 +1,138 @@
+"""vactk train"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vactk.cli import options
+from vactk.cli.display import display, percent, print_json, print_table
+from vactk.config import build, merge, nest, parse_overrides
+from vactk.errors import VactkError
+
+if TYPE_CHECKING:
+    from vactk.train.recipe import Recipe
+    from vactk.train.run import TrainResult
+
+
+def train(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, such as optim.lr=1e-3."),
+    ] = None,
+    dataset: options.Dataset = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A packaged recipe or a YAML file; by default the dataset's.", rich_help_panel="Run"
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The run folder; by default a new one under runs/.", rich_help_panel="Run"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel="Run")
+    ] = False,
+    backbone: options.Backbone = None,
+    pretrained: options.Pretrained = None,
+    templates: options.Templates = None,
+    data_root: options.DataRoot = None,
+    frames: options.Frames = None,
+    views: options.Views = None,
+    decoder: options.Decoder = None,
+    workers: options.Workers = None,
+    batch_size: options.BatchSize = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the videos.", rich_help_panel="Run")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel="Run")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel="Run")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Adapt a frozen CLIP to labelled videos with temporal adapters and a class head.
+
+    Ends with the accuracy on the dataset's test splits. For example:
+
+        vactk train --dataset shapes --output runs/first
+    """
+    chosen = {
+        "dataset": dataset,
+        "data_root": None if data_root is None else str(data_root),
+        "templates": templates,
+        "model.backbone.name": backbone,
+        "model.backbone.pretrained": pretrained,
+        "data.num_frames": frames,
+        "data.views": views,
+        "data.decoder": decoder,
+        "data.workers": workers,
+        "run.batch_size": batch_size,
+        "run.epochs": epochs,
+        "run.device": device,
+        "run.precision": precision,
+        "run.seed": seed,
+    }
+    if resume and output is None:
+        raise VactkError("--resume goes on with the run in --output: name that folder")
+    full_recipe = _resolve(recipe, chosen, settings or [], output if resume else None)
+    folder = output or Path("runs", f"{full_recipe.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+    from vactk.train.run import train as run
+
+    with display() as shown:
+        result = run(full_recipe, folder, resume=resume, reporter=shown)
+    if json:
+        print_json(dataclasses.asdict(result))
+    else:
+        _print(result)
+
+
+def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], resumed: Path | None) -> Recipe:
+    """The recipe, then the options, then key=value. A resumed run starts from its own settings."""
+    from vactk.data.datasets import find_dataset
+    from vactk.train.recipe import Recipe, read_recipe
+
+    overrides = parse_overrides(settings)
+    if resumed is not None and recipe is None and (resumed / "config.yaml").exists():
+        recipe = str(resumed / "config.yaml")
+    name = chosen["dataset"] or overrides.get("dataset")
+    if recipe is None:
+        if not name:
+            raise VactkError("what to train on? name a dataset, such as --dataset shapes, or a --recipe")
+        recipe = find_dataset(str(name)).recipe
+    values = merge(read_recipe(recipe), nest(chosen))
+    full = build(Recipe, merge(values, overrides))
+    if not full.dataset:
+        raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")
+    find_dataset(full.dataset)
+    return full
+
+
+def _print(result: TrainResult) -> None:
+    rows = []
+    for metrics in result.metrics.values():
+        head = metrics.get("class_head", {})
+        rows.append(
+            [
+                metrics["protocol"],
+                str(metrics["num_videos"]),
+                str(metrics["num_classes"]),
+                percent(metrics["top1"]),
+                percent(metrics["top5"]),
+                percent(head.get("top1")),
+                percent(head.get("top5")),
+            ]
+        )
+    columns = ("split", "videos", "classes", "top-1", "top-5", "head top-1", "head top-5")
+    print_table("Accuracy, %: by similarity to text, and by the class head", columns, rows)
+    typer.echo(f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of it waiting for data")
+    if result.failed:
+        typer.echo(
+            f"{len(result.failed)} training videos could not be read: see {result.run_dir}/result.json"
+        )
+    typer.echo(f"checkpoint: {result.checkpoint}")

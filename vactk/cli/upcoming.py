@@ -1,0 +1,35 @@
+"""Commands that are planned and not there yet: they say so and fail."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import typer
+
+import vactk
+from vactk.cli import options
+from vactk.errors import VactkError
+
+
+def finetune(ctx: typer.Context, json: options.Json = False) -> None:
+    """Not available yet. Will fine-tune CLIP's own weights with interpolated weight optimisation (Open-VCLIP++)."""
+    _refuse(ctx)
+
+
+def interpolate(ctx: typer.Context, json: options.Json = False) -> None:
+    """Not available yet. Will mix checkpoints, (1 - alpha) A + alpha B, and measure a sweep of alphas."""
+    _refuse(ctx)
+
+
+def retrieve(ctx: typer.Context, json: options.Json = False) -> None:
+    """Not available yet. Will search videos by text, and measure retrieval on MSR-VTT."""
+    _refuse(ctx)
+
+
+def export(ctx: typer.Context, json: options.Json = False) -> None:
+    """Not available yet. Will write ONNX, torch.export and open_clip files, checked against the model."""
+    _refuse(ctx)
+
+
+def _refuse(ctx: typer.Context) -> NoReturn:
+    raise VactkError(f"'vactk {ctx.info_name}' is not available yet in vactk {vactk.__version__}")

@@ -1,0 +1,252 @@
+"""vactk zeroshot"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from vactk.cli import options
+from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.config import build, merge, nest, to_dict
+from vactk.errors import VactkError, pick
+
+if TYPE_CHECKING:
+    from vactk.models.checkpoint import VideoModel
+    from vactk.train.recipe import Recipe
+
+SHOWN_LABELS = 3
+
+
+class Asked(NamedTuple):
+    """What the options ask for, before any model is loaded."""
+
+    checkpoint: Path | None
+    pretrained: str
+    overrides: dict[str, Any]  # of a recipe
+
+
+def zeroshot(
+    videos: Annotated[
+        list[Path] | None, typer.Argument(help="Video files, or folders that are walked for files.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help='What the videos may show: "a,b,c", or a file with a label on each line.'),
+    ] = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
+    checkpoint: options.Checkpoint = None,
+    backbone: options.Backbone = None,
+    pretrained: options.Pretrained = None,
+    templates: options.Templates = None,
+    data_root: options.DataRoot = None,
+    frames: options.Frames = None,
+    views: options.Views = None,
+    decoder: options.Decoder = None,
+    workers: options.Workers = None,
+    batch_size: options.BatchSize = None,
+    device: Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel="Run")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel="Run")] = None,
+    json: options.Json = False,
+) -> None:
+    """Name what videos show, out of labels that the model need never have trained on.
+
+    On files, with a probability for each label; on a dataset, with the accuracy. For example:
+
+        vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --backbone toy
+        vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
+    """
+    if bool(videos) == bool(dataset):
+        raise VactkError("give either videos with --labels, or a --dataset")
+    if bool(videos) != bool(labels):
+        raise VactkError("videos and --labels go together: what should the videos be told apart by?")
+    if checkpoint is not None and backbone is not None:
+        raise VactkError("a checkpoint names its own backbone: leave out --backbone")
+    given = {
+        "data_root": None if data_root is None else str(data_root),
+        "templates": templates,
+        "model.backbone.name": backbone,
+        "model.backbone.pretrained": pretrained,
+        "data.num_frames": frames,
+        "data.views": views,
+        "data.decoder": decoder,
+        "data.workers": workers,
+        "run.eval_batch_size": batch_size,
+        "run.device": device,
+        "run.precision": precision,
+    }
+    asked = Asked(checkpoint, pretrained or "", nest(given))
+    with display() as shown:
+        if videos:
+            result = _on_files(asked, videos, _read_labels(str(labels)), shown)
+        else:
+            result = _on_dataset(asked, str(dataset), split, shown)
+    if json:
+        print_json(result)
+    elif videos:
+        _print_predictions(result)
+    else:
+        _print_accuracy(result)
+    if videos and not result["predictions"]:
+        raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
+
+
+def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> dict[str, Any]:
+    from vactk.data.datasets import find_dataset
+    from vactk.evaluate.embed import make_accelerator
+    from vactk.evaluate.zeroshot import evaluate
+    from vactk.text.templates import choose_templates
+    from vactk.train.recipe import read_recipe
+
+    dataset = find_dataset(name)
+    split = split or dataset.eval_splits[-1]
+    pick(dict.fromkeys((dataset.train_split, *dataset.eval_splits)), split, f"split of {name}")
+    model, recipe = _load(asked, read_recipe(dataset.recipe))
+    root = Path(recipe.data_root) if recipe.data_root else None
+    videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
+    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    model.to(accelerator.device)
+    evaluation = evaluate(
+        model,
+        videos,
+        recipe.data,
+        accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        progress=shown.progress(f"{name}: {split}"),
+    )
+    return {
+        **evaluation.to_json(),
+        "frames": recipe.data.num_frames,
+        "views": recipe.data.views,
+        "templates": recipe.templates,
+        "model": str(asked.checkpoint or model.config.backbone.name),
+    }
+
+
+def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: Display) -> dict[str, Any]:
+    files = _walk(paths)
+
+    from vactk.data.records import Record, VideoSet
+    from vactk.evaluate.embed import make_accelerator
+    from vactk.evaluate.zeroshot import as_json, classify
+    from vactk.text.templates import as_words, choose_templates
+
+    model, recipe = _load(asked, {})
+    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    model.to(accelerator.device)
+    videos = VideoSet(
+        name="files",
+        split="all",
+        classes=labels,
+        words=tuple(as_words(label) for label in labels),
+        records=tuple(Record(video=file) for file in files),
+    )
+    scores = classify(
+        model,
+        videos,
+        recipe.data,
+        accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        progress=shown.progress("videos"),
+    )
+    predictions = []
+    for place, values in zip(scores.places.tolist(), scores.probabilities["similarity"], strict=True):
+        ranked = sorted(zip(values.tolist(), labels, strict=True), key=lambda pair: -pair[0])
+        found = [{"label": label, "probability": value} for value, label in ranked]
+        predictions.append({"video": str(files[place]), "labels": found})
+    return {
+        "predictions": predictions,
+        "failed": as_json(scores.failures),
+        "partial": as_json(scores.partial),
+    }
+
+
+def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
+    """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
+    from vactk.models.checkpoint import ModelConfig, load_model, new_model
+    from vactk.train.recipe import Recipe
+
+    if asked.checkpoint is not None:
+        model = load_model(asked.checkpoint, pretrained=asked.pretrained)
+        settings = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
+        return model, build(Recipe, merge(settings, {**asked.overrides, "model": {}}))
+    frozen = merge(
+        defaults, {"model": {"temporal": "none"}}
+    )  # a recipe's modules are untrained: leave them out
+    recipe = build(Recipe, merge(frozen, asked.overrides))
+    model = new_model(ModelConfig(backbone=recipe.model.backbone))
+    return model, recipe
+
+
+def _read_labels(text: str) -> tuple[str, ...]:
+    """Labels from "a,b,c" or from the lines of a file."""
+    file = Path(text)
+    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    labels = [part.strip() for part in parts]
+    if not any(labels):
+        raise VactkError(
+            "--labels is empty: name what the videos may show, such as --labels 'running,jumping'"
+        )
+    if not all(labels):
+        raise VactkError(f"--labels holds an empty label: '{text}'")
+    seen: set[str] = set()
+    for label in labels:
+        if label.lower() in seen:
+            raise VactkError(f"--labels holds '{label}' twice")
+        seen.add(label.lower())
+    return tuple(labels)
+
+
+def _walk(paths: list[Path]) -> list[Path]:
+    """The files, and every file under the folders that is not hidden, each once and in order of their names."""
+    files: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise VactkError(f"there is no file or folder '{path}'")
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in inside:
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden:
+                files[file] = None
+    if not files:
+        raise VactkError(f"there are no files in '{paths[0]}'")
+    return list(files)
+
+
+def _print_accuracy(result: dict[str, Any]) -> None:
+    row = [
+        result["protocol"],
+        str(result["num_videos"]),
+        str(result["num_classes"]),
+        percent(result["top1"]),
+        percent(result["top5"]),
+    ]
+    title = (
+        f"Zero-shot accuracy of {result['model']}, %\n"
+        f"{result['frames']} frames x {result['views']} views, templates: {result['templates']}"
+    )
+    print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
+    _print_problems(result)
+
+
+def _print_predictions(result: dict[str, Any]) -> None:
+    rows = []
+    for prediction in result["predictions"]:
+        best = prediction["labels"][:SHOWN_LABELS]
+        rows.append(
+            [prediction["video"], *(f"{item['label']} {100 * item['probability']:.1f}%" for item in best)]
+        )
+    places = [f"{number}." for number in range(1, 1 + max((len(row) - 1 for row in rows), default=0))]
+    print_table("What the videos show", ("video", *places), rows)
+    _print_problems(result)
+
+
+def _print_problems(result: dict[str, Any]) -> None:
+    titles = {"failed": "Could not be read", "partial": "Could be read in part"}
+    for key, title in titles.items():
+        if result[key]:
+            print_table(title, ("reason",), ([item["error"]] for item in result[key]))

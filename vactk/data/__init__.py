@@ -1,0 +1,1 @@
+"""Datasets as records, and records as tensors."""

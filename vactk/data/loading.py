@@ -1,0 +1,212 @@
+"""Records as batches of normalised frames, read in worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vactk import config as settings
+from vactk.data.batches import Key, TrainBatches, derive_seed
+from vactk.data.records import Record
+from vactk.errors import VactkError
+from vactk.video.container import VideoError, VideoWarning
+from vactk.video.read import Timeline, sample_video
+from vactk.video.sampling import dense_clips, uniform_segments
+from vactk.video.transforms import TransformConfig, eval_transform, train_transform
+
+Sampler = Callable[[Timeline], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformSampling:
+    """One frame from each of equal segments: random within it in training, its centre in testing."""
+
+    def indices(self, num_video_frames: int, num_frames: int, views: int, *, train: bool) -> Tensor:
+        """Frame numbers (V, T)."""
+        generator = torch.default_generator if train else None
+        return uniform_segments(num_video_frames, num_frames, num_views=views, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseSampling:
+    """Frames in a row: from a random start in training, evenly spread starts in testing."""
+
+    stride: int = 16  # frames from one to the next; Open-VCLIP's value
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise VactkError(f"stride must be at least 1, got {self.stride}")
+
+    def indices(self, num_video_frames: int, num_frames: int, views: int, *, train: bool) -> Tensor:
+        """Frame numbers (V, T)."""
+        generator = torch.default_generator if train else None
+        return dense_clips(num_video_frames, num_frames, self.stride, num_views=views, generator=generator)
+
+
+SAMPLING = {"uniform": UniformSampling, "dense": DenseSampling}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How videos become frames."""
+
+    num_frames: int = 8  # frames in a view
+    views: int = 1  # temporal views of a video in testing; training takes one
+    sampling: UniformSampling | DenseSampling = field(
+        default_factory=UniformSampling, metadata=settings.table(SAMPLING, "sampling")
+    )
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    workers: int = -1  # processes that read videos; -1: one less than the processors, 8 at most
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.views < 1:
+            raise VactkError(
+                f"num_frames and views must be at least 1, got {self.num_frames} and {self.views}"
+            )
+
+    @property
+    def num_workers(self) -> int:
+        """`workers`, with -1 worked out for this machine."""
+        return self.workers if self.workers >= 0 else max(1, min(8, usable_processors() - 1))
+
+
+class Picture(NamedTuple):
+    """What a backbone expects of a frame."""
+
+    size: int  # pixels, height and width
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Problem(NamedTuple):
+    """A video that could not be read, or not to its end."""
+
+    place: int  # in the records
+    video: str
+    message: str
+
+
+class Item(NamedTuple):
+    """One record, read or failed."""
+
+    place: int  # in the records
+    label: int
+    views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
+    problem: Problem | None
+
+
+class Batch(NamedTuple):
+    """Videos of one step. Failed ones are not among the tensors."""
+
+    video: Tensor  # (B, V, T, 3, H, W)
+    labels: Tensor  # (B,) int64, -1 where unknown
+    places: Tensor  # (B,) int64, in the records
+    failures: list[Problem]
+    partial: list[Problem]  # read as far as they go
+
+
+class VideoDataset(Dataset[Item]):
+    """Records read on demand. A key (epoch, index) fixes every random choice, whichever process reads it."""
+
+    def __init__(
+        self, records: Sequence[Record], config: DataConfig, picture: Picture, *, train: bool, seed: int = 0
+    ) -> None:
+        self.records = records
+        self.config = config
+        self.train = train
+        self.seed = seed
+        self.picture = picture
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
+            torch.manual_seed(derive_seed(self.seed, epoch, index))
+            try:
+                views, warning = self._read(record)
+            except VideoError as error:
+                return Item(index, label, None, Problem(index, str(record.video), str(error)))
+        problem = None if warning is None else Problem(index, str(record.video), warning)
+        return Item(index, label, views, problem)
+
+    def _read(self, record: Record) -> tuple[Tensor, str | None]:
+        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
+        config, views = self.config, 1 if self.train else self.config.views
+
+        def sampler(timeline: Timeline) -> Tensor:
+            count = timeline.num_frames
+            return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
+
+        sample = sample_video(
+            record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
+        )
+        clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
+        if self.train:
+            transform = train_transform(config.transform, *self.picture)
+            return transform(clips[0])[None], sample.warning
+        crops = eval_transform(config.transform, *self.picture)
+        return torch.cat([crops(clip) for clip in clips]), sample.warning
+
+
+def train_loader(dataset: VideoDataset, batches: TrainBatches) -> DataLoader[Item]:
+    """Batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
+    return _loader(dataset, batches)
+
+
+def eval_loader(dataset: VideoDataset, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader[Item]:
+    """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
+    keys = [(0, index) for index in range(rank, len(dataset), world)]
+    return _loader(dataset, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
+
+
+def collate(items: list[Item]) -> Batch:
+    """Items as one batch, failures apart."""
+    read = [item for item in items if item.views is not None]
+    video = torch.stack([item.views for item in read if item.views is not None]) if read else torch.empty(0)
+    return Batch(
+        video=video,
+        labels=torch.tensor([item.label for item in read], dtype=torch.long),
+        places=torch.tensor([item.place for item in read], dtype=torch.long),
+        failures=[item.problem for item in items if item.problem is not None and item.views is None],
+        partial=[item.problem for item in items if item.problem is not None and item.views is not None],
+    )
+
+
+def usable_processors() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _loader(dataset: VideoDataset, batches: TrainBatches | list[list[Key]]) -> DataLoader[Item]:
+    workers = dataset.config.num_workers
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # the loader draws a number: leave the run's random state alone
+    )
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches the workers too: the main process ends them once it has saved its state."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,110 @@
+"""Classification of videos by the words of their classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vactk.data.loading import DataConfig, Problem
+from vactk.data.records import VideoSet
+from vactk.evaluate.embed import (
+    Progress,
+    Scorer,
+    Scores,
+    class_embeddings,
+    score_videos,
+    similarity_scorer,
+)
+from vactk.evaluate.metrics import topk_accuracy
+from vactk.models.checkpoint import VideoModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model names the videos of one split. Accuracies are percentages of all videos."""
+
+    dataset: str
+    split: str
+    num_videos: int
+    num_classes: int
+    accuracy: dict[str, dict[str, float]]  # scorer ("similarity", "class_head") -> {"top1", "top5"}
+    failures: list[Problem]  # counted as wrong
+    partial: list[Problem]  # read as far as they go
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts rely on; top1 and top5 are by text similarity."""
+        return {
+            "dataset": self.dataset,
+            "protocol": f"{self.dataset}/{self.split}",
+            "num_videos": self.num_videos,
+            "num_classes": self.num_classes,
+            **self.accuracy["similarity"],
+            **({"class_head": self.accuracy["class_head"]} if "class_head" in self.accuracy else {}),
+            "failed": as_json(self.failures),
+            "partial": as_json(self.partial),
+        }
+
+
+def evaluate(
+    model: VideoModel,
+    videos: VideoSet,
+    config: DataConfig,
+    accelerator: Accelerator,
+    *,
+    templates: tuple[str, ...],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Top-1 and top-5 by similarity to the words of the classes, and by the class head where it knows them."""
+    classes = class_embeddings(model, videos.words, templates, accelerator.device)
+    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(classes, model.clip.logit_scale)}
+    head = model.class_head
+    if head is not None and model.heads.classes == videos.classes:
+        scorers["class_head"] = lambda features: head(features.pooled)
+    scores = score_videos(
+        model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress
+    )
+    labels = torch.tensor([videos.records[i].label for i in scores.places.tolist()], dtype=torch.long)
+    return Evaluation(
+        dataset=videos.name,
+        split=videos.split,
+        num_videos=len(videos.records),
+        num_classes=len(videos.classes),
+        accuracy={
+            name: _accuracies(probabilities, labels, len(videos.records))
+            for name, probabilities in scores.probabilities.items()
+        },
+        failures=scores.failures,
+        partial=scores.partial,
+    )
+
+
+def classify(
+    model: VideoModel,
+    videos: VideoSet,
+    config: DataConfig,
+    accelerator: Accelerator,
+    *,
+    templates: tuple[str, ...],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Scores:
+    """The probabilities of the classes of `videos` for each record, as "similarity"."""
+    classes = class_embeddings(model, videos.words, templates, accelerator.device)
+    scorers = {"similarity": similarity_scorer(classes, model.clip.logit_scale)}
+    return score_videos(model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress)
+
+
+def as_json(problems: list[Problem]) -> list[dict[str, str]]:
+    """Videos and what is wrong with them, as the commands list them."""
+    return [{"video": problem.video, "error": problem.message} for problem in problems]
+
+
+def _accuracies(probabilities: Tensor, labels: Tensor, num_videos: int) -> dict[str, float]:
+    if not len(labels):
+        return {"top1": 0.0, "top5": 0.0}
+    return {f"top{k}": topk_accuracy(probabilities, labels, k, num_videos=num_videos) for k in (1, 5)}

@@ -1,0 +1,1 @@
+"""The model: an image CLIP, the modules that make it see motion, heads and losses."""

@@ -1,0 +1,179 @@
+"""A video model with all that its file must say to rebuild it; saving, loading, and building a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+import vactk
+from vactk import config as settings
+from vactk.errors import VactkError
+from vactk.models.backbone import Backbone, BackboneConfig, load_backbone
+from vactk.models.heads import ClassHead, MaskedWordHead
+from vactk.models.temporal import TEMPORAL, FrameAdapterConfig, NoTemporal, TemporalConfig
+from vactk.models.text_tower import TextAdapterConfig, TextTower
+from vactk.models.video_clip import VideoCLIP
+from vactk.weights.files import fingerprint, load_exactly, read_metadata, read_tensors, save_tensors
+
+FORMAT = 1
+TOWERS = ("vision", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone and what is added to it."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    temporal: TemporalConfig = field(
+        default_factory=NoTemporal, metadata=settings.table(TEMPORAL, "temporal module")
+    )
+    text_adapter: TextAdapterConfig = field(default_factory=TextAdapterConfig)
+    frame_adapter: FrameAdapterConfig = field(default_factory=FrameAdapterConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """The heads of a model: what they tell apart, and how they are built."""
+
+    classes: tuple[str, ...] = ()  # of the class head, in the order of its outputs
+    class_head: bool = False
+    dropout: float = 0.5  # before the class head
+    vocabulary: tuple[str, ...] = ()  # of the masked-word head; empty: there is none
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """A model, its backbone's tokenizer and preprocessing, and what it was trained on."""
+
+    clip: VideoCLIP
+    backbone: Backbone
+    config: ModelConfig
+    heads: Heads
+    class_head: ClassHead | None = None
+    word_head: MaskedWordHead | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)  # recipe, step, ...: as in the file
+
+    def to(self, device: torch.device) -> None:
+        """Move all weights to `device`."""
+        self.modules().to(device)
+
+    def modules(self) -> nn.ModuleDict:
+        """Everything with weights, under the names that files use."""
+        parts: dict[str, nn.Module | None] = {
+            "clip": self.clip.clip,
+            "temporal": self.clip.temporal,
+            "text_adapters": self.clip.text_adapters,
+            "frame_adapter": self.clip.frame_adapter,
+            "class_head": self.class_head,
+            "word_head": self.word_head,
+        }
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout and gradient checkpointing on or off."""
+        self.modules().train(mode)
+        self.clip.train(mode)
+
+
+def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool = True) -> VideoModel:
+    """A model that equals its CLIP, in evaluation mode on the CPU, with new heads.
+
+    Without `weights`, CLIP's own are left random. Raises VactkError for what in `config` cannot be built.
+    """
+    heads = heads or Heads()
+    backbone = load_backbone(config.backbone, weights=weights)
+    visual = cast(Any, backbone.clip).visual
+    dim, embed_dim = visual.transformer.width, visual.output_dim
+    tower = TextTower(backbone.clip, nn.ModuleList())
+    text_dim = cast(Any, tower.tower).ln_final.weight.shape[0]
+    clip = VideoCLIP(
+        backbone.clip,
+        config.temporal.build(dim, tuple(visual.grid_size), len(visual.transformer.resblocks)),
+        config.text_adapter.build(text_dim, len(tower.blocks)),
+        config.frame_adapter.build(embed_dim),
+    )
+    class_head = ClassHead(dim, len(heads.classes), heads.dropout) if heads.class_head else None
+    word_head = None
+    if heads.vocabulary:
+        adapters = config.text_adapter.block(text_dim)
+        word_head = MaskedWordHead(text_dim, embed_dim, len(heads.vocabulary), adapters)
+    resolved = ModelConfig(
+        backbone=backbone.config,
+        temporal=config.temporal,
+        text_adapter=config.text_adapter,
+        frame_adapter=config.frame_adapter,
+    )
+    model = VideoModel(clip, backbone, resolved, heads, class_head, word_head)
+    model.train(False)
+    return model
+
+
+def saved_names(modules: nn.ModuleDict, towers: tuple[str, ...]) -> set[str]:
+    """The tensors that a file holds when `towers` were trained: those towers' and all that was added."""
+    kept = set()
+    for name in modules.state_dict():
+        tower = "vision" if name.startswith("clip.visual.") else "text"
+        if not name.startswith("clip.") or tower in towers:
+            kept.add(name)
+    return kept
+
+
+def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: Mapping[str, Any]) -> None:
+    """What was trained (`towers`, and all that was added) into a safetensors file that can rebuild the model.
+
+    `info` is anything JSON-able worth keeping: recipe, step, parents. Raises VactkError as `save_tensors`.
+    """
+    modules = model.modules()
+    tensors = modules.state_dict()
+    saved = saved_names(modules, towers)
+    metadata = {
+        "format": FORMAT,
+        "version": vactk.__version__,
+        "model": settings.to_dict(model.config),
+        "heads": settings.to_dict(model.heads),
+        "towers": list(towers),
+        "frozen_fingerprint": fingerprint({name: tensors[name] for name in tensors.keys() - saved}),
+        **info,
+    }
+    save_tensors(path, {name: tensors[name] for name in saved}, metadata)
+
+
+def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
+    """The model of a vactk checkpoint, or of the run folder that holds one, in evaluation mode on the CPU.
+
+    `pretrained` names the frozen backbone's weights where they now lie elsewhere than in training. Raises
+    VactkError when the file is not ours, damaged, or was trained on another backbone.
+    """
+    path = path / "model.safetensors" if path.is_dir() else path
+    info = read_metadata(path)
+    if info.get("format") != FORMAT:
+        raise VactkError(
+            f"'{path}' has checkpoint format {info.get('format')}, this vactk reads {FORMAT}; install another vactk"
+        )
+    try:
+        stored = dict(info["model"])
+        towers = tuple(info["towers"])
+        heads = settings.build(Heads, info["heads"])
+        expected = info["frozen_fingerprint"]
+        if pretrained:
+            stored["backbone"] = {**stored["backbone"], "pretrained": pretrained}
+    except (KeyError, TypeError) as error:
+        raise VactkError(f"the metadata of '{path}' are damaged: {error}") from error
+    model = new_model(settings.build(ModelConfig, stored), heads, weights=set(towers) != set(TOWERS))
+    modules = model.modules()
+    may_lack = modules.state_dict().keys() - saved_names(modules, towers)
+    frozen = {name: tensor for name, tensor in modules.state_dict().items() if name in may_lack}
+    if fingerprint(frozen) != expected:
+        raise VactkError(
+            f"'{path}' was trained on other weights of backbone '{model.config.backbone.name}' than "
+            f"'{model.config.backbone.pretrained}' holds; give the right file with --pretrained FILE"
+        )
+    load_exactly(modules, read_tensors(path), may_lack=may_lack, source=f"'{path}'")
+    return VideoModel(
+        model.clip, model.backbone, model.config, heads, model.class_head, model.word_head, info
+    )

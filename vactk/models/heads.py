@@ -1,0 +1,61 @@
+"""What reads the features of a video besides its similarity to text (M2-CLIP, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vactk.models.text_tower import TextBlock
+
+
+class ClassHead(nn.Module):
+    """fc(dropout(features)): visual classification."""
+
+    def __init__(self, dim: int, num_classes: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(dim, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.02)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """pooled (B, D), from `VideoFeatures` -> logits (B, C)"""
+        return self.fc(self.dropout(pooled))
+
+
+class MaskedWordHead(nn.Module):
+    """Cross-modal masked-language modelling: words of a prompt guessed from the video's frames.
+
+    A copy of the text tower's last block attends from the prompt's tokens to the frames, with the same norm on
+    both and no mask; then dense, gelu, norm and a linear layer over the words. The copied block is not kept:
+    it is frozen, so the tower's own serves. Frames are projected first where the widths differ.
+    """
+
+    def __init__(self, dim: int, embed_dim: int, num_words: int, adapters: TextBlock) -> None:
+        super().__init__()
+        self.project = nn.Identity() if embed_dim == dim else nn.Linear(embed_dim, dim)
+        self.adapters = adapters
+        self.dense = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-12)
+        self.decoder = nn.Linear(dim, num_words)
+        for layer in (self.dense, self.decoder):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def cross_hidden(self, block: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Prompts that have looked at frames: hidden (B, L, D), frames (B, T, E) -> (B, L, D).
+
+        `block` is the text tower's last residual block, `hidden` its residual stream before the final norm.
+        """
+        x = self.adapters.pre_attn(hidden)
+        seen = block.ln_1(self.project(frames))
+        x = x + block.ls_1(block.attn(block.ln_1(x), seen, seen, need_weights=False)[0])
+        x = self.adapters.pre_mlp(x)
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+    def forward(self, tower: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Logits over the words, (B, L, V); `tower` gives the last block and the final norm."""
+        x = self.cross_hidden(tower.transformer.resblocks[-1], hidden, frames)
+        return self.decoder(self.norm(F.gelu(self.dense(tower.ln_final(x)))))

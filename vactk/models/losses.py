@@ -1,0 +1,50 @@
+"""Losses as functions of embeddings and labels, each a scalar."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.nn.functional import all_gather
+
+POSITIVE_LOGIT = 10.0  # the weight of a match in the target distribution: M2-CLIP's published code
+
+
+def contrastive_loss(video: Tensor, text: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """(KL_video + KL_text) / 2 of a batch in which every pair of equal labels matches (M2-CLIP, section 3.3).
+
+    video (B, E) and text (B, E) of unit norm, row i of both with label labels[i]; scale a scalar.
+    KL = 1/B sum_i KL(softmax(10 [y_i = y_j]) || softmax(scale v_i . t_j)).
+    """
+    logits = scale * video @ text.T  # (B, B)
+    same = (labels[:, None] == labels[None, :]).to(logits.dtype)
+    target = F.softmax(POSITIVE_LOGIT * same, dim=-1)
+    by_video = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean")
+    by_text = F.kl_div(F.log_softmax(logits.T, dim=-1), target, reduction="batchmean")
+    return (by_video + by_text) / 2
+
+
+def cross_modal_loss(
+    video: Tensor, class_text: Tensor, labels: Tensor, scale: Tensor, *, doubled_softmax: bool = False
+) -> Tensor:
+    """Cross entropy of a video's similarity to every class. video (B, E), class_text (C, E), of unit norm.
+
+    M2-CLIP's published code takes the softmax twice, which keeps the loss of C classes above
+    log(e + C - 1) - 1: `doubled_softmax` reproduces that.
+    """
+    logits = scale * video @ class_text.T  # (B, C)
+    return F.cross_entropy(logits.softmax(dim=-1) if doubled_softmax else logits, labels)
+
+
+def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the masked words; 0 when there is none. logits (B, L, V), labels (B, L), -100 ignored."""
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return losses / (labels >= 0).sum().clamp(min=1)
+
+
+def gather(x: Tensor) -> Tensor:
+    """The rows of all processes in order of their rank, gradients passing back. x (B, ...) -> (P*B, ...)"""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return torch.cat(all_gather(x))

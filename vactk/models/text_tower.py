@@ -1,0 +1,208 @@
+"""CLIP's text tower with adapters, run only as far as the prompts and the pooled token need.
+
+With end-of-text pooling and a causal mask nothing after a prompt's last token matters, so prompts are cut at
+the longest, and the last block computes the pooled token alone. What comes before the first adapter is
+frozen: for the clean class prompts it is computed once (`frozen_part`), and a training step runs the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vactk.errors import VactkError
+
+
+class TextAdapter(nn.Module):
+    """x + fc2(gelu(fc1(x))), the exact (erf) gelu (M2-CLIP, section 3.2). `fc2` starts at zero."""
+
+    def __init__(self, dim: int, width: int, *, identity: bool = True) -> None:
+        """`identity=False` starts as the original release does: not the identity."""
+        super().__init__()
+        self.fc1 = nn.Linear(dim, width)
+        self.fc2 = nn.Linear(width, dim)
+        nn.init.zeros_(self.fc1.bias)
+        nn.init.zeros_(self.fc2.bias)
+        if identity:
+            nn.init.zeros_(self.fc2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., D) -> the same shape."""
+        return x + self.fc2(F.gelu(self.fc1(x)))
+
+
+class TextBlock(nn.Module):
+    """What a residual block of the text tower does besides CLIP's own: adapters before attention and MLP."""
+
+    def __init__(self, pre_attn: TextAdapter | None = None, pre_mlp: TextAdapter | None = None) -> None:
+        super().__init__()
+        self.pre_attn_adapter = pre_attn
+        self.pre_mlp_adapter = pre_mlp
+
+    def pre_attn(self, x: Tensor) -> Tensor:
+        """Tokens before attention. (B, L, D) -> the same shape."""
+        return x if self.pre_attn_adapter is None else self.pre_attn_adapter(x)
+
+    def pre_mlp(self, x: Tensor) -> Tensor:
+        """Tokens before the MLP. (B, L, D) -> the same shape."""
+        return x if self.pre_mlp_adapter is None else self.pre_mlp_adapter(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAdapterConfig:
+    """Adapters in the last blocks of the text tower; none by default."""
+
+    layers: int = 0  # blocks that carry adapters, counted from the last; -1: all
+    width: int = 0  # bottleneck channels; 0: three quarters of the tower's width, as published
+    placement: Literal["pre_mlp", "pre_attn", "both"] = "pre_mlp"
+    identity_init: bool = True  # false: start as the original release does
+
+    def build(self, dim: int, num_blocks: int) -> nn.ModuleList:
+        """A TextBlock for each of `num_blocks` blocks of width `dim`. Raises VactkError when they are fewer."""
+        if not -1 <= self.layers <= num_blocks or self.width < 0:
+            raise VactkError(
+                f"text adapters need layers from 0 to {num_blocks}, or -1, and a width of at least 0, "
+                f"got {self.layers} and {self.width}"
+            )
+        first = 0 if self.layers == -1 else num_blocks - self.layers
+        return nn.ModuleList(self.block(dim) if i >= first else TextBlock() for i in range(num_blocks))
+
+    def block(self, dim: int) -> TextBlock:
+        """One TextBlock with adapters where `placement` says."""
+
+        def adapter(place: str) -> TextAdapter | None:
+            wanted = self.placement in (place, "both")
+            return (
+                TextAdapter(dim, self.width or dim * 3 // 4, identity=self.identity_init) if wanted else None
+            )
+
+        return TextBlock(adapter("pre_attn"), adapter("pre_mlp"))
+
+
+class Prompts(NamedTuple):
+    """Prompts on their way through the tower."""
+
+    hidden: Tensor  # (B, L, D); (B, 1, D) once only the pooled token is left
+    end: Tensor  # (B,) int64, the place of the pooled token among the L
+    block: int  # the block that comes next, or is under way
+    attended: bool  # whether that block's attention is done
+
+
+class TextTower:
+    """The text tower of an open_clip model, with the TextBlocks in `added`. It owns no weights.
+
+    Raises VactkError when `added` holds adapters and the tower does not read from left to right up to a
+    pooled token, as CLIP's own does.
+    """
+
+    def __init__(self, clip: Any, added: nn.ModuleList) -> None:
+        self.clip = clip
+        self.added = added
+        apart = hasattr(clip, "text")  # CustomTextCLIP
+        self.tower = clip.text if apart else clip
+        pool = clip.text.pool_type if apart else clip.text_pool_type
+        self.is_causal = pool == "argmax" and self.tower.attn_mask is not None
+        self.is_plain = not any(True for _ in added.parameters())
+        if not self.is_causal and not self.is_plain:
+            raise VactkError(f"text adapters need a causal text tower with end-of-text pooling, not '{pool}'")
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """CLIP's own residual blocks."""
+        return cast(nn.ModuleList, self.tower.transformer.resblocks)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """tokens (B, L) int64 -> (B, E), not normalised. Prompts may be cut (`trim`) where the tower is causal.
+
+        Without adapters and with the whole context, this is open_clip's own forward pass, to the last bit.
+        """
+        if not self.is_causal or (self.is_plain and tokens.shape[1] == self.clip.context_length):
+            return self.clip.encode_text(tokens)
+        return self.pool(self.finish(self.start(tokens)))
+
+    def hidden(self, tokens: Tensor) -> Prompts:
+        """tokens (B, L) -> the residual stream of every token after the last block, before the final norm."""
+        return self.finish(self.start(tokens), keep_all=True)
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Cut padding that no prompt needs. tokens (B, L) -> (B, longest), where that changes no result."""
+        return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1] if self.is_causal else tokens
+
+    def start(self, tokens: Tensor) -> Prompts:
+        """The token embeddings of prompts. tokens (B, L)"""
+        x = self.tower.token_embedding(tokens) + self.tower.positional_embedding[: tokens.shape[1]]
+        return Prompts(x, tokens.argmax(dim=-1), 0, False)
+
+    @torch.no_grad()
+    def frozen_part(self, tokens: Tensor) -> Prompts:
+        """Prompts as far as they do not depend on adapters. tokens (B, L)"""
+        prompts = self.start(tokens)
+        for number, added in enumerate(self.added):
+            assert isinstance(added, TextBlock)
+            if added.pre_attn_adapter is not None:
+                break
+            prompts = self._attend(prompts, keep_all=False)
+            if added.pre_mlp_adapter is not None:
+                break
+            prompts = self._mlp(prompts)
+            assert prompts.block == number + 1
+        return prompts
+
+    def finish(self, prompts: Prompts, *, keep_all: bool = False) -> Prompts:
+        """Run the blocks that are left; with `keep_all`, for every token and not just the pooled one."""
+        while prompts.block < len(self.blocks):
+            if not prompts.attended:
+                prompts = self._attend(prompts, keep_all)
+            prompts = self._mlp(prompts)
+        return prompts
+
+    def pool(self, prompts: Prompts) -> Tensor:
+        """The embeddings of prompts that went through all blocks. -> (B, E), not normalised"""
+        x = self.tower.ln_final(_take(prompts.hidden, prompts.end))
+        projection = self.tower.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def _attend(self, prompts: Prompts, keep_all: bool) -> Prompts:
+        block: Any = self.blocks[prompts.block]
+        x = cast(TextBlock, self.added[prompts.block]).pre_attn(prompts.hidden)
+        length = x.shape[1]
+        is_last = prompts.block == len(self.blocks) - 1
+        if is_last and not keep_all and isinstance(block.attn, nn.MultiheadAttention):
+            pooled = _take(x, prompts.end)[:, None]
+            x = pooled + block.ls_1(_attend_at_end(block.attn, block.ln_1(x), prompts.end))
+            return Prompts(x, torch.zeros_like(prompts.end), prompts.block, True)
+        mask = self.tower.attn_mask[:length, :length]
+        if isinstance(block.attn, nn.MultiheadAttention):
+            x = x + block.ls_1(block.attention(q_x=block.ln_1(x), attn_mask=mask))
+        else:  # open_clip's custom block
+            x = x + block.ls_1(block.ln_attn(block.attn(block.ln_1(x), attn_mask=mask.to(x.dtype))))
+        return Prompts(x, prompts.end, prompts.block, True)
+
+    def _mlp(self, prompts: Prompts) -> Prompts:
+        block: Any = self.blocks[prompts.block]
+        x = cast(TextBlock, self.added[prompts.block]).pre_mlp(prompts.hidden)
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return Prompts(x, prompts.end, prompts.block + 1, False)
+
+
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """One token of each row. x (B, L, D), places (B,) -> (B, D)"""
+    return x[torch.arange(x.shape[0], device=x.device), places]
+
+
+def _attend_at_end(attn: nn.MultiheadAttention, x: Tensor, end: Tensor) -> Tensor:
+    """Self-attention of the tokens at `end` to those up to it. x (B, L, D), end (B,) -> (B, 1, D)"""
+    dim, heads = attn.embed_dim, attn.num_heads
+    weight, bias = cast(Tensor, attn.in_proj_weight), cast(Tensor, attn.in_proj_bias)
+    query = F.linear(_take(x, end)[:, None], weight[:dim], bias[:dim])  # (B, 1, D)
+    key, value = F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)  # (B, L, D)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
+    seen = torch.arange(x.shape[1], device=x.device) <= end[:, None]  # (B, L)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])  # (B, heads, 1, D / heads)
+    return attn.out_proj(out.transpose(1, 2).flatten(2))

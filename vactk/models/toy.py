@@ -1,0 +1,54 @@
+"""The toy CLIP that vactk brings: it has seen still pictures of the world of `shapes`, and nothing else.
+
+Its file holds the embeddings of the tokens that occurred in training; the others are drawn as they were
+before it, so that words it never met mean something different each, and nothing in particular.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vactk.weights.files import read_tensors, save_tensors
+
+EMBEDDING = "token_embedding.weight"
+ROWS, VALUES = "token_embedding.rows", "token_embedding.values"
+EMBEDDING_STD = 0.02  # open_clip's initial value
+
+
+def toy_config() -> dict[str, Any]:
+    """open_clip's `model_cfg` and `preprocess_cfg` of the toy CLIP."""
+    return json.loads(_file("toy.json").read_text(encoding="utf-8"))
+
+
+def toy_state_dict(path: Path | None = None) -> dict[str, Tensor]:
+    """All weights of the toy CLIP in float32, from `path` or the file in the package."""
+    tensors = read_tensors(_file("toy.safetensors") if path is None else path)
+    table = initial_embedding()
+    table[tensors.pop(ROWS).long()] = tensors.pop(VALUES).float()
+    return {EMBEDDING: table, **{name: tensor.float() for name, tensor in tensors.items()}}
+
+
+def save_toy(path: Path, state: dict[str, Tensor]) -> None:
+    """Write what `toy_state_dict` reads: half precision, and only the token embeddings that were trained."""
+    changed = (state[EMBEDDING] != initial_embedding()).any(dim=1).nonzero()[:, 0]
+    tensors = {name: tensor.half() for name, tensor in state.items() if name != EMBEDDING}
+    tensors[ROWS], tensors[VALUES] = changed.int(), state[EMBEDDING][changed].half()
+    save_tensors(path, tensors, {"what": "the toy CLIP of vactk"})
+
+
+def initial_embedding() -> Tensor:
+    """(vocabulary, width) float32: where training starts. NumPy guarantees this generator's numbers for good."""
+    text = toy_config()["model_cfg"]["text_cfg"]
+    numbers = np.random.RandomState(0).standard_normal((text["vocab_size"], text["width"]))
+    return torch.from_numpy(numbers.astype(np.float32) * np.float32(EMBEDDING_STD))
+
+
+def _file(name: str) -> Path:
+    return Path(str(resources.files("vactk.models").joinpath(name)))

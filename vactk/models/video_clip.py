@@ -1,0 +1,93 @@
+"""An image CLIP that takes videos: a stock open_clip model, and beside it the modules that were added."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vactk.models.temporal import FrameAdapter, TemporalBlock
+from vactk.models.text_tower import TextBlock, TextTower
+
+
+class VideoFeatures(NamedTuple):
+    """What the vision tower makes of B videos of T frames."""
+
+    frames: Tensor  # (B, T, E): every frame's embedding, not normalised
+    pooled: Tensor  # (B, D): ln_post of the mean class token, before the projection into CLIP's space
+
+
+class VideoCLIP(nn.Module):
+    """`clip` keeps its parameter names; beside it stands what was added to it.
+
+    `temporal` holds a TemporalBlock for each block of the vision tower, `text_adapters` a TextBlock for each
+    block of the text tower, `frame_adapter` works on the frames' embeddings. The number of frames is an
+    argument of every call: a model trained on 8 frames takes 32.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        temporal: nn.ModuleList,
+        text_adapters: nn.ModuleList | None = None,
+        frame_adapter: FrameAdapter | None = None,
+        *,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.temporal = temporal
+        if text_adapters is None:
+            text_adapters = nn.ModuleList(TextBlock() for _ in TextTower(clip, nn.ModuleList()).blocks)
+        self.text_adapters = text_adapters
+        self.frame_adapter = frame_adapter
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor on cosine similarities, a scalar of about 100."""
+        return cast(Tensor, self.clip.logit_scale).exp()
+
+    @property
+    def text(self) -> TextTower:
+        """The text tower with its adapters."""
+        return TextTower(self.clip, self.text_adapters)
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """The mean of a video's frame embeddings. video (B, T, 3, H, W), normalised colours -> (B, E)"""
+        return self.video_features(video).frames.mean(dim=1)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """tokens (B, L) int64 -> (B, E), not normalised, as open_clip's `encode_text`."""
+        return self.text.encode(tokens)
+
+    def video_features(self, video: Tensor) -> VideoFeatures:
+        """video (B, T, 3, H, W), normalised colours -> frames (B, T, E) and pooled (B, D)."""
+        visual = cast(Any, self.clip).visual
+        num_frames = video.shape[1]
+        x = visual._embeds(video.flatten(0, 1))  # (B*T, N, D)
+        for block, added in zip(visual.transformer.resblocks, self.temporal, strict=True):
+            x = self._run_block(block, cast(TemporalBlock, added), x, num_frames)
+        embeddings, _ = visual._pool(x)
+        if visual.proj is not None:
+            embeddings = embeddings @ visual.proj
+        class_tokens = x[:, 0].unflatten(0, (-1, num_frames))  # (B, T, D)
+        frames = embeddings.unflatten(0, (-1, num_frames))  # (B, T, E)
+        if self.frame_adapter is not None:
+            frames = self.frame_adapter(frames)
+        return VideoFeatures(frames, visual.ln_post(class_tokens.mean(dim=1)))
+
+    def _run_block(self, block: nn.Module, added: TemporalBlock, x: Tensor, num_frames: int) -> Tensor:
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(residual_block, block, added, x, num_frames, use_reentrant=False)
+        return residual_block(block, added, x, num_frames)
+
+
+def residual_block(block: Any, added: TemporalBlock, x: Tensor, num_frames: int) -> Tensor:
+    """open_clip's residual block with the hooks of `added`. x (B*T, N, D) -> the same shape."""
+    x = added.pre_attn(x, num_frames)
+    x = x + block.ls_1(added.attention(block, block.ln_1(x), num_frames))
+    x = added.pre_mlp(x, num_frames)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))

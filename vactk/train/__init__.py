@@ -1,0 +1,1 @@
+"""Training: recipes, tasks, the optimiser and the one loop."""

@@ -1,0 +1,224 @@
+"""The one training loop, on Accelerate: steps of a task over batches, from any step to the last."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from vactk.data.batches import TrainBatches, derive_seed, num_steps
+from vactk.data.loading import Batch, VideoDataset, train_loader
+from vactk.errors import VactkError
+from vactk.evaluate.embed import make_accelerator
+from vactk.models.checkpoint import VideoModel, saved_names
+from vactk.train.optim import build_optimizer, parameter_groups, peak_lr, schedule, set_lr
+from vactk.train.recipe import Recipe, RunConfig
+from vactk.train.task import VideoTextTask
+from vactk.weights.files import load_exactly
+
+StepDone = Callable[[int, dict[str, float]], None]  # steps done, what metrics.jsonl gets
+
+
+@dataclass
+class Clock:
+    """Where the time of a run goes, in seconds of this process."""
+
+    steps_s: float = 0.0
+    waiting_s: float = 0.0  # of which for data
+    videos: int = 0
+
+    def rates(self) -> dict[str, float]:
+        """Videos per second, and the share of the time that was spent waiting for data."""
+        seconds = max(self.steps_s, 1e-9)
+        return {"videos_per_s": self.videos / seconds, "data_wait": self.waiting_s / seconds}
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, beyond weights."""
+
+    step: int = 0
+    failed: dict[int, str] = field(default_factory=dict)  # unreadable videos by place in the records
+
+
+class Engine:
+    """A task, its optimiser and its data, ready to run from `progress.step` on."""
+
+    def __init__(
+        self, recipe: Recipe, model: VideoModel, task: VideoTextTask, dataset: VideoDataset, *, logs: Path
+    ) -> None:
+        run = recipe.run
+        self.recipe = recipe
+        self.model = model
+        self.dataset = dataset
+        self.accelerator = _accelerator(run, logs)
+        self.modules = model.modules()
+        self.total_steps = num_steps(len(dataset), run.batch_size, run.epochs)
+        self.steps_per_epoch = len(dataset) / run.batch_size
+        self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
+        self.progress = Progress()
+        self.clock = Clock()
+        self._check_batch()
+        groups = parameter_groups(self.modules.named_parameters(), recipe.optim)
+        if not groups:
+            raise VactkError("nothing is trained: choose a temporal module, a class head or task.towers")
+        task.to(self.accelerator.device)
+        optimizer = build_optimizer(groups, recipe.optim)
+        self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+
+    def run(self, until: int, on_step: StepDone) -> None:
+        """Steps up to `until`; `on_step` hears of each. Raises VactkError when the loss is not finite."""
+        batches = iter(self._loader(range(self.progress.step, until)))
+        self.task.train()
+        while self.progress.step < until:
+            started = time.perf_counter()
+            line = self._step(batches)
+            self.clock.steps_s += time.perf_counter() - started
+            self.progress.step += 1
+            on_step(self.progress.step, {**line, **self.clock.rates()})
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on exactly: weights, optimiser, step, failed videos."""
+        names = saved_names(self.modules, self.recipe.task.towers)
+        scaler = self.accelerator.scaler
+        return {
+            "step": self.progress.step,
+            "failed": self.progress.failed,
+            "modules": {name: tensor for name, tensor in self.modules.state_dict().items() if name in names},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        names = self.modules.state_dict().keys()
+        may_lack = names - saved_names(self.modules, self.recipe.task.towers)
+        load_exactly(self.modules, state["modules"], may_lack=may_lack, source="the saved state")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(step=state["step"], failed=dict(state["failed"]))
+
+    def track(self, step: int, values: dict[str, float]) -> None:
+        """Send a line of metrics to the tracker that the recipe names."""
+        self.accelerator.log(values, step=step)
+
+    def _check_batch(self) -> None:
+        run, world = self.recipe.run, self.accelerator.num_processes
+        if run.batch_size % (world * run.accumulate):
+            raise VactkError(
+                f"batch_size {run.batch_size} cannot be shared out equally over {world} processes "
+                f"with accumulate={run.accumulate}"
+            )
+
+    def _loader(self, steps: range) -> Any:
+        run, accelerator = self.recipe.run, self.accelerator
+        batches = TrainBatches(
+            len(self.dataset),
+            run.batch_size,
+            seed=run.seed,
+            steps=steps,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            parts=run.accumulate,
+        )
+        return train_loader(self.dataset, batches)
+
+    def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimiser step. What is random in it depends on the seed, the step and the process alone."""
+        step, parts = self.progress.step, self.recipe.run.accumulate
+        torch.manual_seed(derive_seed(self.recipe.run.seed, step, self.accelerator.process_index))
+        lr = peak_lr(self.recipe.optim, self.recipe.run.batch_size)
+        lr *= schedule(step, self.total_steps, self.warmup_steps)
+        set_lr(self.optimizer, lr)
+        sums: dict[str, Tensor] = {}
+        for part in range(parts):
+            batch = self._next(batches)
+            last = part == parts - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
+                losses = self._losses(batch)
+                self.accelerator.backward(losses["loss"] / parts)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach() / parts
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        means = self.accelerator.reduce(sums, reduction="mean")
+        line = {name: float(value) for name, value in means.items()}
+        if not math.isfinite(line["loss"]):
+            raise VactkError(f"the loss is {line['loss']} at step {step + 1}; lower optim.lr or use fp32")
+        return {**line, "lr": lr, "grad_norm": norm}
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        started = time.perf_counter()
+        batch = next(batches)
+        self.clock.waiting_s += time.perf_counter() - started
+        self.clock.videos += len(batch.places) * self.accelerator.num_processes
+        if batch.failures:
+            self._count_failures(batch)
+        return batch
+
+    def _count_failures(self, batch: Batch) -> None:
+        self.progress.failed.update({failure.place: failure.message for failure in batch.failures})
+        share = len(self.progress.failed) / len(self.dataset)
+        if share > self.recipe.run.max_failed:
+            raise VactkError(
+                f"{len(self.progress.failed)} of {len(self.dataset)} training videos cannot be read, more than "
+                f"run.max_failed={self.recipe.run.max_failed}; the last: {batch.failures[-1].message}"
+            )
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        device = self.accelerator.device
+        if not len(
+            batch.places
+        ):  # every video of this piece failed: no gradient, but the processes keep step
+            trained = [p for p in self.task.parameters() if p.requires_grad]
+            return {"loss": torch.stack([p.sum() * 0 for p in trained]).sum()}
+        video = batch.video[:, 0].to(device, non_blocking=True)  # one view: (B, T, 3, H, W)
+        return self.task(video, batch.labels.to(device, non_blocking=True))
+
+    def _clip_gradients(self) -> float:
+        limit = self.recipe.optim.clip_grad_norm or math.inf
+        return float(self.accelerator.clip_grad_norm_(self.task.parameters(), limit))
+
+
+def _accelerator(run: RunConfig, logs: Path) -> Accelerator:
+    if run.tracker == "none":
+        return make_accelerator(run.device, run.precision)
+    if importlib.util.find_spec(run.tracker) is None:
+        raise VactkError(f"run.tracker={run.tracker} needs a package: pip install 'vactk[{run.tracker}]'")
+    accelerator = make_accelerator(run.device, run.precision, log_with=run.tracker, project_dir=logs)
+    accelerator.init_trackers("vactk")
+    return accelerator
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that a step can end and be saved; the second interrupts at once."""
+    wanted = threading.Event()
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if wanted.is_set():
+            raise KeyboardInterrupt
+        wanted.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted
+        return
+    former = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield wanted
+    finally:
+        signal.signal(signal.SIGINT, former)

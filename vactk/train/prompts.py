@@ -1,0 +1,76 @@
+"""The texts of a training step: the classes' prompts, computed as far as possible beforehand, and masked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vactk.models.text_tower import Prompts, TextTower
+from vactk.text.words import PromptMasker
+
+
+class ClassPrompts(nn.Module):
+    """Embeddings of all classes: fixed, or from where the trained part of the text tower begins.
+
+    With several templates, one is drawn for each call where the text is trained; where it is frozen, the
+    embeddings are means over all (`fixed`).
+    """
+
+    def __init__(
+        self, *, fixed: Tensor | None = None, tokens: Tensor | None = None, frozen: bool = True
+    ) -> None:
+        """`fixed` (C, E) of unit norm, or `tokens` (templates, C, L) int64; `frozen`: CLIP's own text weights."""
+        super().__init__()
+        self.frozen = frozen
+        self.fixed: Tensor | None
+        self.tokens: Tensor | None
+        self.hidden: Tensor | None
+        self.end: Tensor | None
+        self.register_buffer("fixed", fixed, persistent=False)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("hidden", None, persistent=False)
+        self.register_buffer("end", None, persistent=False)
+        self.block, self.attended = 0, False
+
+    def forward(self, text: TextTower) -> Tensor:
+        """(C, E) of unit norm, by the text tower `text`."""
+        if self.fixed is not None:
+            return self.fixed
+        assert self.tokens is not None
+        template = int(torch.randint(len(self.tokens), ()))
+        if not self.frozen:
+            return F.normalize(text.encode(self.tokens[template]), dim=-1)
+        if self.hidden is None:
+            self._prepare(text)
+        assert self.hidden is not None
+        assert self.end is not None
+        prompts = Prompts(self.hidden[template], self.end[template], self.block, self.attended)
+        return F.normalize(text.pool(text.finish(prompts)), dim=-1)
+
+    def _prepare(self, text: TextTower) -> None:
+        """What comes before the first adapter, once for the whole run."""
+        assert self.tokens is not None
+        parts = [text.frozen_part(tokens) for tokens in self.tokens]
+        self.hidden = torch.stack([part.hidden for part in parts])  # (templates, C, L or 1, D)
+        self.end = torch.stack([part.end for part in parts])
+        self.block, self.attended = parts[0].block, parts[0].attended
+
+
+class MaskedPrompts:
+    """Prompts of a batch's classes with words masked, a new draw each time."""
+
+    def __init__(self, masker: PromptMasker, words: Sequence[str], templates: Sequence[str]) -> None:
+        self.masker = masker
+        self.prompts = [[template.format(word) for word in words] for template in templates]
+
+    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """labels (B,) -> tokens (B, L) and word labels (B, L) int64, cut at the longest prompt."""
+        template = int(torch.randint(len(self.prompts), ()))
+        masked = [self.masker.mask(self.prompts[template][label]) for label in labels.tolist()]
+        tokens = torch.stack([one.tokens for one in masked])
+        longest = int(tokens.argmax(dim=1).max()) + 1
+        word_labels = torch.stack([one.labels for one in masked])
+        return tokens[:, :longest].to(labels.device), word_labels[:, :longest].to(labels.device)

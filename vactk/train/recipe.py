@@ -1,0 +1,82 @@
+"""Everything that a training run is told, as one typed configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from vactk import config as settings
+from vactk.data.loading import DataConfig
+from vactk.errors import VactkError, pick
+from vactk.models.checkpoint import ModelConfig
+from vactk.text.templates import choose_templates
+from vactk.train.optim import OptimConfig
+from vactk.train.task import TaskConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the loop runs: sizes, numbers, and what it writes when."""
+
+    epochs: float = 10.0  # passes over the training videos
+    batch_size: int = 32  # videos of one optimiser step, over all processes
+    accumulate: int = 1  # pieces that a batch is cut into, one after another, to save memory
+    eval_batch_size: int = 32  # videos, per process
+    eval_every: float = 0.0  # epochs between evaluations; 0: only at the end
+    save_every: float = 1.0  # epochs between saved states, from which --resume goes on
+    log_every: int = 1  # steps between lines of metrics.jsonl
+    seed: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
+    gradient_checkpointing: bool = False  # saves memory, costs a second forward pass
+    max_failed: float = 0.1  # share of unreadable videos that stops the run
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0 or self.batch_size < 1 or self.accumulate < 1 or self.eval_batch_size < 1:
+            raise VactkError("epochs, batch_size, accumulate and eval_batch_size must be above 0")
+        if self.batch_size % self.accumulate:
+            raise VactkError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal pieces (accumulate)"
+            )
+        if self.save_every <= 0 or self.log_every < 1:
+            raise VactkError("save_every and log_every must be above 0")
+        if self.seed < 0:
+            raise VactkError(f"seed must be at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A training run."""
+
+    dataset: str = ""  # a name that vactk knows
+    data_root: str = ""  # where the dataset's files are; empty: its usual place
+    templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        choose_templates(self.templates)
+
+
+def recipe_names() -> list[str]:
+    """The recipes inside the package."""
+    return sorted(_packaged())
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The settings of a packaged recipe, or of a YAML file. Raises VactkError when there is neither."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return settings.read_yaml(path)
+    return settings.read_yaml(pick(_packaged(), name, "recipe"))
+
+
+def _packaged() -> dict[str, Path]:
+    folder = Path(str(resources.files("vactk").joinpath("recipes")))
+    return {path.stem: path for path in folder.glob("*.yaml")}

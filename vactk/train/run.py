@@ -1,0 +1,221 @@
+"""A training run from its recipe to its result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import PartialState
+
+from vactk import config as settings
+from vactk.data.datasets import find_dataset
+from vactk.data.loading import VideoDataset
+from vactk.data.records import VideoSet
+from vactk.evaluate.embed import class_embeddings, picture_of
+from vactk.evaluate.zeroshot import Evaluation, evaluate
+from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
+from vactk.text.templates import choose_templates
+from vactk.text.words import PromptMasker, build_vocabulary
+from vactk.train.engine import Engine, interruptible
+from vactk.train.prompts import ClassPrompts, MaskedPrompts
+from vactk.train.recipe import Recipe
+from vactk.train.run_folder import RunFolder
+from vactk.train.task import VideoTextTask, freeze_towers
+from vactk.weights.atomic import write_text
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+class Reporter(Protocol):
+    """Hears of a run as it goes on: a progress display, or nobody."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+    def progress(self, what: str) -> Progress:
+        """Work other than training steps begins; the result is told how far it is."""
+
+    def step(self, step: int, total_steps: int, epoch: float, values: dict[str, float]) -> None:
+        """A step was done; `values` as in metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run has to show; the keys that scripts rely on."""
+
+    run_dir: str
+    checkpoint: str
+    epochs: float
+    videos_per_s: float
+    data_wait: float  # share of the training time spent waiting for videos
+    metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}}, percentages
+    failed: list[str]  # training videos that could not be read
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed and the state saved. The message says how to go on."""
+
+
+def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> TrainResult:
+    """Train as `recipe` says and measure the result, in the run folder `output`.
+
+    With `resume`, an unfinished run in `output` goes on exactly where its last saved state was, and a
+    finished one returns its result. Raises VactkError, or Interrupted once the state is saved after Ctrl-C.
+    """
+    folder = RunFolder(output, is_writer=PartialState(cpu=recipe.run.device == "cpu").is_main_process)
+    folder.open(recipe, resume=resume)
+    if folder.result.exists():
+        reporter.message(f"the run in '{output}' is finished")
+        return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+    dataset = find_dataset(recipe.dataset)
+    root = Path(recipe.data_root) if recipe.data_root else None
+    splits = {
+        split: dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
+        for split in (dataset.train_split, *dataset.eval_splits)
+    }
+    engine = _engine(recipe, splits[dataset.train_split], folder, reporter)
+    _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)
+    evaluations = [_evaluate(engine, splits[split], reporter) for split in dataset.eval_splits]
+    return _finish(engine, folder, evaluations)
+
+
+def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Reporter) -> Engine:
+    torch.manual_seed(recipe.run.seed)
+    task = recipe.task
+    prompts = [t.format(word) for t in choose_templates(recipe.templates) for word in videos.words]
+    heads = Heads(
+        classes=videos.classes,
+        class_head=task.visual > 0,
+        dropout=task.head_dropout,
+        vocabulary=build_vocabulary(prompts) if task.masked_words > 0 else (),
+    )
+    model = new_model(recipe.model, heads)
+    model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
+    freeze_towers(model.modules(), task.towers)
+    reporter.message(describe(model, videos))
+    engine = Engine(
+        recipe,
+        model,
+        build_task(recipe, model, videos),
+        VideoDataset(videos.records, recipe.data, picture_of(model), train=True, seed=recipe.run.seed),
+        logs=folder.path / "logs",
+    )
+    state = folder.load_state(reporter.message)
+    if state is not None:
+        engine.load_state(state)
+        reporter.message(f"going on from step {engine.progress.step} of {engine.total_steps}")
+    folder.cut_metrics(engine.progress.step)
+    return engine
+
+
+def describe(model: VideoModel, videos: VideoSet) -> str:
+    """What will be trained, on what: a line with the number of trained parameters of every part."""
+    parts = {}
+    for name, part in model.modules().items():
+        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        if trained:
+            parts[name] = trained
+    total = sum(p.numel() for p in model.modules().parameters())
+    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
+    return (
+        f"{model.config.backbone.name}: {sum(parts.values()):,} of {total:,} parameters are trained ({listed}), "
+        f"on {len(videos.records):,} videos of {len(videos.classes)} classes"
+    )
+
+
+def build_task(recipe: Recipe, model: VideoModel, videos: VideoSet) -> VideoTextTask:
+    """The model's losses on `videos`, with their texts computed as far as they are frozen."""
+    templates = choose_templates(recipe.templates)
+    tokenize = model.backbone.tokenize
+    text_is_frozen = "text" not in recipe.task.towers
+    if text_is_frozen and model.clip.text.is_plain:
+        fixed = class_embeddings(model, videos.words, templates, torch.device("cpu"))
+        prompts = ClassPrompts(fixed=fixed)
+    else:
+        tokens = tokenize([template.format(word) for template in templates for word in videos.words])
+        tokens = model.clip.text.trim(tokens).unflatten(0, (len(templates), -1))  # (templates, C, L)
+        prompts = ClassPrompts(tokens=tokens, frozen=text_is_frozen)
+    masked = None
+    if model.word_head is not None:
+        masker = PromptMasker(
+            model.heads.vocabulary,
+            tokenize.encode,
+            start=tokenize.sot_token_id,
+            end=tokenize.eot_token_id,
+            context_length=tokenize.context_length,
+            rate=recipe.task.mask_rate,
+        )
+        masked = MaskedPrompts(masker, videos.words, templates)
+    return VideoTextTask(model, recipe.task, prompts, masked)
+
+
+def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, reporter: Reporter) -> None:
+    run = engine.recipe.run
+    save_steps = max(1, round(run.save_every * engine.steps_per_epoch))
+    eval_steps = max(1, round(run.eval_every * engine.steps_per_epoch)) if run.eval_every else 0
+
+    with interruptible() as interrupted:
+
+        def on_step(step: int, values: dict[str, float]) -> None:
+            epoch = step / engine.steps_per_epoch
+            last = step == engine.total_steps
+            reporter.step(step, engine.total_steps, epoch, values)
+            if step % run.log_every == 0 or last:
+                engine.track(step, values)
+                folder.append_metrics({"step": step, "epoch": epoch, **values})
+            if eval_steps and step % eval_steps == 0 and not last:
+                found = [_evaluate(engine, videos, reporter) for videos in splits.values()]
+                folder.append_metrics({"step": step, "epoch": epoch, "evaluation": _by_split(found)})
+            if step % save_steps == 0 or last or interrupted.is_set():
+                folder.save_state(step, engine.state())
+            if interrupted.is_set():
+                raise Interrupted(f"stopped after step {step}; go on with the same command and --resume")
+
+        engine.run(engine.total_steps, on_step)
+
+
+def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluation:
+    recipe = engine.recipe
+    return evaluate(
+        engine.model,
+        videos,
+        recipe.data,
+        engine.accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
+    )
+
+
+def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
+    return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
+
+
+def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) -> TrainResult:
+    recipe, rates = engine.recipe, engine.clock.rates()
+    result = TrainResult(
+        run_dir=str(folder.path),
+        checkpoint=str(folder.checkpoint),
+        epochs=recipe.run.epochs,
+        videos_per_s=rates["videos_per_s"],
+        data_wait=rates["data_wait"],
+        metrics=_by_split(evaluations),
+        failed=[engine.progress.failed[index] for index in sorted(engine.progress.failed)],
+    )
+    if folder.is_writer:
+        info = {
+            "recipe": settings.to_dict(recipe),
+            "dataset": recipe.dataset,
+            "num_frames": recipe.data.num_frames,
+            "templates": recipe.templates,
+            "step": engine.progress.step,
+            "parents": [],
+        }
+        save_model(folder.checkpoint, engine.model, towers=recipe.task.towers, info=info)
+        write_text(folder.result, json.dumps(asdict(result), indent=2) + "\n")
+    engine.accelerator.end_training()
+    return result

@@ -1,0 +1,125 @@
+"""The folder of a run: settings, metrics line by line, states to go on from, and the result."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vactk import config as settings
+from vactk.errors import VactkError
+from vactk.train.recipe import Recipe
+from vactk.weights.atomic import atomic_path, write_text
+
+KEPT_STATES = 2  # the newest, and one to fall back on
+
+
+class RunFolder:
+    """A run's files. Everything but metrics.jsonl is written whole or not at all.
+
+    Of several processes, only the one with `is_writer` writes.
+    """
+
+    def __init__(self, path: Path, *, is_writer: bool = True) -> None:
+        self.path = path
+        self.is_writer = is_writer
+        self.checkpoint = path / "model.safetensors"
+        self.metrics = path / "metrics.jsonl"
+        self.config = path / "config.yaml"
+        self.result = path / "result.json"
+        self.states = path / "states"
+
+    def open(self, recipe: Recipe, *, resume: bool) -> None:
+        """Make the folder for `recipe`, or check that the run in it is the same.
+
+        Raises VactkError when a run is there and not to be resumed, or was told something else.
+        """
+        if not self.is_writer:
+            return
+        if not self.config.exists():
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                raise VactkError(f"'{self.path}' exists and holds no run; choose another --output")
+            write_text(self.config, settings.to_yaml(recipe))
+            return
+        if not resume:
+            raise VactkError(
+                f"'{self.path}' already holds a run; go on with it by --resume, or choose another --output"
+            )
+        stored = settings.to_dict(settings.build(Recipe, settings.read_yaml(self.config)))
+        changed = _differences(stored, settings.to_dict(recipe))
+        if changed:
+            raise VactkError(
+                f"the run in '{self.path}' had other settings: {'; '.join(changed[:4])}; "
+                "resume it with the same ones, or choose another --output"
+            )
+
+    def save_state(self, step: int, state: dict[str, Any]) -> None:
+        """The state after `step` steps; the states before the last two go."""
+        if not self.is_writer:
+            return
+        with atomic_path(self.states / f"step-{step:09d}.pt") as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # torch's writer reports a full disk as its own error
+                raise OSError(str(error).splitlines()[0]) from error
+        for old in self._state_files()[:-KEPT_STATES]:
+            old.unlink(missing_ok=True)
+
+    def load_state(self, warn: Any) -> dict[str, Any] | None:
+        """The newest state that reads, on the CPU; None when there is none. `warn` hears of damaged ones."""
+        for path in reversed(self._state_files()):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+                warn(f"'{path}' is damaged ({type(error).__name__}); going on from the state before it")
+        return None
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """One more line of metrics.jsonl."""
+        if not self.is_writer:
+            return
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise VactkError(
+                f"cannot write '{self.metrics}': {error.strerror}; free some space, then --resume"
+            ) from error
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, and a last one that was cut short: those steps will be run again."""
+        if not self.is_writer or not self.metrics.exists():
+            return
+        kept = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if line["step"] <= step:
+                kept.append(text + "\n")
+        write_text(self.metrics, "".join(kept))
+
+    def _state_files(self) -> list[Path]:
+        if not self.states.is_dir():
+            return []
+        return sorted(path for path in self.states.iterdir() if re.fullmatch(r"step-\d{9}\.pt", path.name))
+
+
+# settings that may change between the pieces of a run, because they do not change its result
+FREE = ("data.workers", "data_root", "run.device", "run.log_every", "run.save_every", "run.tracker")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in {**old, **new}:
+        name, before, after = prefix + key, old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, name + ".")
+        elif before != after and name not in FREE:
+            found.append(f"{name} was {before!r}, now {after!r}")
+    return found

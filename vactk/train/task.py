@@ -1,0 +1,161 @@
+"""What is learnt from a batch: the model, its heads, and their losses by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vactk.errors import VactkError
+from vactk.models.checkpoint import VideoModel
+from vactk.models.losses import contrastive_loss, cross_modal_loss, gather, masked_word_loss
+from vactk.train.prompts import ClassPrompts, MaskedPrompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """What is trained, and on which losses. A weight of 0 turns a loss off, and its work and its head with it."""
+
+    towers: tuple[Literal["vision", "text"], ...] = ()  # towers of CLIP trained besides what was added
+    contrastive: float = 0.5  # videos against the texts of the batch
+    cross_modal: float = 0.5  # videos against the texts of all classes
+    masked_words: float = 0.1  # masked words of a prompt, guessed from the video
+    visual: float = 1.0  # class head on the vision tower
+    doubled_softmax: bool = False  # cross_modal as in M2-CLIP's published code, which takes the softmax twice
+    mask_rate: float = 0.2  # share of a prompt's words that is masked
+    head_dropout: float = 0.5  # before the class head
+
+    def __post_init__(self) -> None:
+        weights = self.weights.values()
+        if min(weights) < 0 or max(weights) == 0:
+            raise VactkError("the losses' weights must be at least 0, and one of them above")
+        if not 0 <= self.head_dropout < 1:
+            raise VactkError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
+        if not 0 < self.mask_rate <= 1:
+            raise VactkError(f"mask_rate must be above 0 and at most 1, got {self.mask_rate}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The factor of each loss in the sum."""
+        return {
+            "contrastive": self.contrastive,
+            "cross_modal": self.cross_modal,
+            "masked_words": self.masked_words,
+            "visual": self.visual,
+        }
+
+
+class Outputs(NamedTuple):
+    """What the losses read; None where no loss asks for it."""
+
+    video: Tensor  # (B, E), unit norm
+    pooled: Tensor  # (B, D)
+    labels: Tensor  # (B,) int64
+    class_text: Tensor | None  # (C, E), unit norm
+    sample_text: Tensor | None  # (B, E), unit norm: of the masked prompts where words are masked
+    word_logits: Tensor | None  # (B, L, V), for the masked prompts
+    word_labels: Tensor | None  # (B, L) int64
+
+
+class VideoTextTask(nn.Module):
+    """Losses of a batch of labelled videos."""
+
+    def __init__(
+        self, model: VideoModel, config: TaskConfig, prompts: ClassPrompts, masked: MaskedPrompts | None
+    ) -> None:
+        """`masked` makes the prompts of the masked-word loss, None where that is off."""
+        super().__init__()
+        self.clip = model.clip
+        self.class_head = model.class_head
+        self.word_head = model.word_head
+        self.prompts = prompts
+        self.masked = masked
+        self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
+        self.doubled_softmax = config.doubled_softmax
+
+    def forward(self, video: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """video (B, T, 3, H, W), labels (B,) int64 -> each loss, and "loss", their weighted sum: scalars.
+
+        Where words are masked, "word_accuracy" (percent) and "num_masked_words" (per video) come with them.
+        """
+        outputs = self._outputs(video, labels)
+        values = {name: LOSSES[name](self, outputs) for name in self.weights}
+        total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
+        found = {"loss": total, **values}
+        if outputs.word_logits is None or outputs.word_labels is None:
+            return found
+        return {**found, **word_metrics(outputs.word_logits, outputs.word_labels)}
+
+    def _outputs(self, video: Tensor, labels: Tensor) -> Outputs:
+        features = self.clip.video_features(video)
+        class_text = sample_text = word_logits = word_labels = None
+        if "cross_modal" in self.weights or (self.masked is None and "contrastive" in self.weights):
+            class_text = self.prompts(self.clip.text)
+        if self.masked is not None:
+            tokens, word_labels = self.masked.draw(labels)
+            text = self.clip.text
+            through = text.hidden(tokens)
+            assert self.word_head is not None
+            word_logits = self.word_head(text.tower, through.hidden, features.frames)
+            sample_text = F.normalize(text.pool(through), dim=-1)
+        elif class_text is not None:
+            sample_text = class_text[labels]
+        embedding = F.normalize(features.frames.mean(dim=1), dim=-1)
+        return Outputs(embedding, features.pooled, labels, class_text, sample_text, word_logits, word_labels)
+
+
+@torch.no_grad()
+def word_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """How many of the masked tokens got the right word, in percent, and how many were masked per video."""
+    masked = labels >= 0
+    right = (logits.argmax(dim=-1) == labels) & masked
+    accuracy = 100 * right.sum() / masked.sum().clamp(min=1)
+    return {"word_accuracy": accuracy, "num_masked_words": masked.sum() / len(labels)}
+
+
+def freeze_towers(modules: nn.ModuleDict, trained: tuple[str, ...]) -> None:
+    """Set what is trained: all that was added, and the towers in `trained`; CLIP's temperature never is."""
+    for name, parameter in modules.named_parameters():
+        tower = "vision" if name.startswith("clip.visual.") else "text"
+        own = not name.startswith("clip.") or tower in trained
+        parameter.requires_grad_(own and name not in ("clip.logit_scale", "clip.logit_bias"))
+
+
+def _contrastive(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    assert outputs.sample_text is not None
+    video, text, labels = (gather(x) for x in (outputs.video, outputs.sample_text, outputs.labels))
+    return contrastive_loss(video, text, labels, task.clip.logit_scale)
+
+
+def _cross_modal(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    assert outputs.class_text is not None
+    return cross_modal_loss(
+        outputs.video,
+        outputs.class_text,
+        outputs.labels,
+        task.clip.logit_scale,
+        doubled_softmax=task.doubled_softmax,
+    )
+
+
+def _masked_words(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    assert outputs.word_logits is not None
+    assert outputs.word_labels is not None
+    return masked_word_loss(outputs.word_logits, outputs.word_labels)
+
+
+def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    assert task.class_head is not None
+    return F.cross_entropy(task.class_head(outputs.pooled), outputs.labels)
+
+
+LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {
+    "contrastive": _contrastive,
+    "cross_modal": _cross_modal,
+    "masked_words": _masked_words,
+    "visual": _visual,
+}

@@ -48,7 +48,7 @@ def test_mistakes_are_answered_with_the_way_out(args, message, tmp_path, monkeyp
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no retries: the answer at once
     args = ["zeroshot", "--dataset", "shapes", "--backbone", "ViT-B-16"]
     result = CliRunner().invoke(app, args, prog_name="vactk")
     assert result.exit_code == 1

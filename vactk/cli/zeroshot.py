@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -13,6 +14,8 @@ from vactk.config import build, merge, nest, to_dict
 from vactk.errors import VactkError, pick
 
 if TYPE_CHECKING:
+    from vactk.data.records import VideoSet
+    from vactk.evaluate.embed import Scores
     from vactk.models.checkpoint import VideoModel
     from vactk.train.recipe import Recipe
 
@@ -47,8 +50,8 @@ def zeroshot(
     decoder: options.Decoder = None,
     workers: options.Workers = None,
     batch_size: options.BatchSize = None,
-    device: Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel="Run")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel="Run")] = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
     json: options.Json = False,
 ) -> None:
     """Name what videos show, out of labels that the model need never have trained on.
@@ -95,9 +98,7 @@ def zeroshot(
 
 def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
-    from vactk.evaluate.embed import make_accelerator
     from vactk.evaluate.zeroshot import evaluate
-    from vactk.text.templates import choose_templates
     from vactk.train.recipe import read_recipe
 
     dataset = find_dataset(name)
@@ -106,17 +107,7 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     model, recipe = _load(asked, read_recipe(dataset.recipe))
     root = Path(recipe.data_root) if recipe.data_root else None
     videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
-    evaluation = evaluate(
-        model,
-        videos,
-        recipe.data,
-        accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
-        progress=shown.progress(f"{name}: {split}"),
-    )
+    evaluation = evaluate(videos, _score(model, videos, recipe, shown.progress(f"{name}: {split}")))
     return {
         **evaluation.to_json(),
         "frames": recipe.data.num_frames,
@@ -130,13 +121,10 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
-    from vactk.evaluate.embed import make_accelerator
-    from vactk.evaluate.zeroshot import as_json, classify
-    from vactk.text.templates import as_words, choose_templates
+    from vactk.evaluate.zeroshot import as_json
+    from vactk.text.templates import as_words
 
     model, recipe = _load(asked, {})
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
     videos = VideoSet(
         name="files",
         split="all",
@@ -144,15 +132,7 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
         words=tuple(as_words(label) for label in labels),
         records=tuple(Record(video=file) for file in files),
     )
-    scores = classify(
-        model,
-        videos,
-        recipe.data,
-        accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
-        progress=shown.progress("videos"),
-    )
+    scores = _score(model, videos, recipe, shown.progress("videos"))
     predictions = []
     for place, values in zip(scores.places.tolist(), scores.probabilities["similarity"], strict=True):
         ranked = sorted(zip(values.tolist(), labels, strict=True), key=lambda pair: -pair[0])
@@ -163,6 +143,26 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
         "failed": as_json(scores.failures),
         "partial": as_json(scores.partial),
     }
+
+
+def _score(
+    model: VideoModel, videos: VideoSet, recipe: Recipe, progress: Callable[[int, int], None]
+) -> Scores:
+    from vactk.evaluate.embed import make_accelerator
+    from vactk.evaluate.zeroshot import score_classes
+    from vactk.text.templates import choose_templates
+
+    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    model.to(accelerator.device)
+    return score_classes(
+        model,
+        videos,
+        recipe.data,
+        accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        progress=progress,
+    )
 
 
 def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:

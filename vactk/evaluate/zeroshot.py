@@ -49,7 +49,7 @@ class Evaluation:
         }
 
 
-def evaluate(
+def score_classes(
     model: VideoModel,
     videos: VideoSet,
     config: DataConfig,
@@ -58,17 +58,19 @@ def evaluate(
     templates: tuple[str, ...],
     batch_size: int,
     progress: Progress | None = None,
-) -> Evaluation:
-    """Top-1 and top-5 by similarity to the words of the classes, and by the class head where it knows them."""
-    classes = class_embeddings(model, videos.words, templates, accelerator.device)
-    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(classes, model.clip.logit_scale)}
+) -> Scores:
+    """The classes' probabilities by "similarity" to their words, and by the "class_head" where it knows them."""
+    embeddings = class_embeddings(model, videos.words, templates, accelerator.device)
+    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
     head = model.class_head
     if head is not None and model.heads.classes == videos.classes:
         scorers["class_head"] = lambda features: head(features.pooled)
-    scores = score_videos(
-        model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress
-    )
-    labels = torch.tensor([videos.records[i].label for i in scores.places.tolist()], dtype=torch.long)
+    return score_videos(model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress)
+
+
+def evaluate(videos: VideoSet, scores: Scores) -> Evaluation:
+    """Top-1 and top-5 of `score_classes`' result. Videos that could not be read count as wrong."""
+    labels = torch.tensor([videos.records[place].label for place in scores.places.tolist()], dtype=torch.long)
     return Evaluation(
         dataset=videos.name,
         split=videos.split,
@@ -81,22 +83,6 @@ def evaluate(
         failures=scores.failures,
         partial=scores.partial,
     )
-
-
-def classify(
-    model: VideoModel,
-    videos: VideoSet,
-    config: DataConfig,
-    accelerator: Accelerator,
-    *,
-    templates: tuple[str, ...],
-    batch_size: int,
-    progress: Progress | None = None,
-) -> Scores:
-    """The probabilities of the classes of `videos` for each record, as "similarity"."""
-    classes = class_embeddings(model, videos.words, templates, accelerator.device)
-    scorers = {"similarity": similarity_scorer(classes, model.clip.logit_scale)}
-    return score_videos(model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress)
 
 
 def as_json(problems: list[Problem]) -> list[dict[str, str]]:

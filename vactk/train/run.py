@@ -16,7 +16,7 @@ from vactk.data.datasets import find_dataset
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
 from vactk.evaluate.embed import class_embeddings, picture_of
-from vactk.evaluate.zeroshot import Evaluation, evaluate
+from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
@@ -180,7 +180,7 @@ def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, repor
 
 def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluation:
     recipe = engine.recipe
-    return evaluate(
+    scores = score_classes(
         engine.model,
         videos,
         recipe.data,
@@ -189,6 +189,7 @@ def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluatio
         batch_size=recipe.run.eval_batch_size,
         progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
     )
+    return evaluate(videos, scores)
 
 
 def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:

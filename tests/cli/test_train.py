@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vactk.cli.app import app
+from vactk.data.shapes import clips
+from vactk.data.shapes.clips import Split
+
+CLASSES = ("star moving left", "key moving right")
+QUICK = ["--dataset", "shapes", "--frames", 2, "--batch-size", 4, "--epochs", 1, "--workers", 0]
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch, tmp_path):
+    for name, seed in (("train", 0), ("seen", 1), ("unseen", 2)):
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, clips_per_class=4, seed=seed))
+    monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="vactk")
+
+
+def test_training_answers_with_the_keys_that_scripts_rely_on():
+    result = run("train", *QUICK, "--output", "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert {"run_dir", "checkpoint", "epochs", "videos_per_s", "metrics"} <= answer.keys()
+    assert answer["checkpoint"] == "run/model.safetensors"
+    assert answer["metrics"]["seen"]["num_videos"] == 8
+    test = ("zeroshot", "--dataset", "shapes", "--split", "seen", "--checkpoint", "run", "--workers", 0)
+    measured = run(*test, "--json")
+    assert json.loads(measured.stdout)["top1"] == answer["metrics"]["seen"]["top1"]
+
+
+def test_a_table_for_people_and_a_folder_of_its_own():
+    result = run("train", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    assert "shapes/unseen" in result.stdout
+    assert "checkpoint: runs/shapes-" in result.stdout
+    assert "parameters are trained" in result.stderr
+
+
+def test_a_runs_own_settings_can_be_fed_back():
+    settings = (*QUICK, "--seed", 3, "model.temporal=st_adapter", "--json")
+    first = run("train", *settings, "--output", "one")
+    again = run("train", "--recipe", "one/config.yaml", "--output", "two", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["metrics"] == json.loads(first.stdout)["metrics"]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over():
+    run("train", *QUICK, "--output", "run")
+    again = run("train", *QUICK, "--output", "run")
+    assert again.exit_code == 1
+    assert "already holds a run" in again.stderr
+    other = run("train", *QUICK, "--output", "run", "--resume", "--frames", 3)
+    assert "data.num_frames was 2, now 3" in other.stderr

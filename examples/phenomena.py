@@ -86,7 +86,7 @@ CLAIMS = [
 def main(
     output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/phenomena"),
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
 ) -> None:
     """Train, measure, and say what holds."""
     found: dict[str, list[dict[str, float]]] = {}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def train(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, such as optim.lr=1e-3."),
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe, such as optim.lr=1e-3."),
     ] = None,
     dataset: options.Dataset = None,
     recipe: Annotated[

@@ -152,13 +152,13 @@ class Engine:
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() / parts
-        norm = self._clip_gradients()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         means = self.accelerator.reduce(sums, reduction="mean")
         line = {name: float(value) for name, value in means.items()}
         if not math.isfinite(line["loss"]):
             raise VactkError(f"the loss is {line['loss']} at step {step + 1}; lower optim.lr or use fp32")
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return {**line, "lr": lr, "grad_norm": norm}
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
@@ -181,9 +181,8 @@ class Engine:
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.accelerator.device
-        if not len(
-            batch.places
-        ):  # every video of this piece failed: no gradient, but the processes keep step
+        if not len(batch.places):
+            # every video of this piece failed: no gradient, but the processes keep step
             trained = [p for p in self.task.parameters() if p.requires_grad]
             return {"loss": torch.stack([p.sum() * 0 for p in trained]).sum()}
         video = batch.video[:, 0].to(device, non_blocking=True)  # one view: (B, T, 3, H, W)

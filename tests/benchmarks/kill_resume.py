@@ -18,40 +18,52 @@ from safetensors.torch import load_file
 
 
 def main(kills: int = 5, epochs: float = 2.0, seed: int = 0) -> None:
-    """Each kill comes after a random share of the time that the whole run took; one run takes all of them."""
+    """Each kill comes after a random share of the time that the whole run took, until all are spent."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        whole, parted = Path(folder, "whole"), Path(folder, "parted")
         command = [sys.executable, "-m", "vactk", "train", "--dataset", "shapes", "--epochs", str(epochs)]
-        command += ["run.save_every=0.05", "--json"]
+        command += ["run.save_every=0.05", "--json", "--resume", "--output"]
+        whole = Path(folder, "whole")
         started = time.monotonic()
-        subprocess.run([*command, "--output", str(whole)], check=True, capture_output=True)
+        finish([*command, str(whole)])
         seconds = time.monotonic() - started
         typer.echo(f"whole run: {seconds:.0f} s")
-        killed = 0
+        killed = runs = 0
         while killed < kills:
-            process = subprocess.Popen(
-                [*command, "--output", str(parted), "--resume"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            wait_s = rng.uniform(0.1, 0.7) * seconds
-            try:
-                process.wait(timeout=wait_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            runs += 1
+            parted = Path(folder, f"run-{runs}")
+            while killed < kills and kill_after(rng.uniform(0.2, 0.6) * seconds, [*command, str(parted)]):
                 killed += 1
-                states = sorted(path.name for path in (parted / "states").glob("*.pt"))
-                typer.echo(f"kill {killed} after {wait_s:.1f} s; states: {', '.join(states) or 'none'}")
-            else:
-                typer.echo("the run had ended before the kill")
-                break
-        subprocess.run([*command, "--output", str(parted), "--resume"], check=True, capture_output=True)
-        one, other = (load_file(path / "model.safetensors") for path in (whole, parted))
-        same = one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-        typer.echo(f"{killed} kills: final weights {'are equal to the last bit' if same else 'DIFFER'}")
-        raise typer.Exit(0 if same else 1)
+                states = sorted(path.name for path in (parted / "states").glob("step-*.pt"))
+                typer.echo(f"kill {killed}, run {runs}: last state {states[-1] if states else 'none'}")
+            finish([*command, str(parted)])
+            if not same_weights(whole, parted):
+                typer.echo(f"run {runs}: final weights DIFFER")
+                raise typer.Exit(1)
+            typer.echo(f"run {runs}: final weights are equal to the last bit")
+
+
+def finish(command: list[str]) -> None:
+    """Run to the end."""
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def kill_after(wait_s: float, command: list[str]) -> bool:
+    """Start a command and kill it after `wait_s`, unless it ends before: whether it was killed."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(timeout=wait_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    return False
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two runs ended with the same model, bit by bit."""
+    first, second = (load_file(path / "model.safetensors") for path in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vactk
+from vactk.cli import display
 from vactk.cli.app import app
 
 COMMANDS = ["train", "finetune", "interpolate", "zeroshot", "retrieve", "export"]
@@ -79,3 +80,14 @@ def test_python_m_vactk_and_debug_tracebacks():
     assert debug.returncode == 1
     assert "VactkError" in debug.stderr
     assert "Traceback" in debug.stderr
+
+
+def test_only_the_first_process_of_a_launch_reports(monkeypatch, capsys):
+    for rank, expected in (("0", '{"a": 1}\n'), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        display.print_json({"a": 1})
+        display.print_line("done")
+        display.Display().message("hello")
+        captured = capsys.readouterr()
+        assert captured.out == (expected + "done\n" if rank == "0" else "")
+        assert captured.err == ("hello\n" if rank == "0" else "")

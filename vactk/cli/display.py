@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,6 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of a launch that reports; launchers number them in RANK."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Bars(Progress):
@@ -32,7 +38,7 @@ class Display:
     """What a command shows while it works. It is a `Reporter` of training runs."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, quiet=not is_main_process())
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -87,7 +93,8 @@ def display() -> Iterator[Display]:
 
 def print_json(value: dict[str, Any]) -> None:
     """The one JSON object of a command, on stdout."""
-    Console(soft_wrap=True, highlight=False).print(json.dumps(value, ensure_ascii=False), markup=False)
+    console = Console(soft_wrap=True, highlight=False, quiet=not is_main_process())
+    console.print(json.dumps(value, ensure_ascii=False), markup=False)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
@@ -97,7 +104,12 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(quiet=not is_main_process()).print(table)
+
+
+def print_line(text: str) -> None:
+    """A line on stdout."""
+    Console(soft_wrap=True, highlight=False, quiet=not is_main_process()).print(text, markup=False)
 
 
 def percent(value: float | None) -> str:

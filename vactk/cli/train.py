@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, percent, print_json, print_table
+from vactk.cli.display import display, percent, print_json, print_line, print_table
 from vactk.config import build, merge, nest, parse_overrides
 from vactk.errors import VactkError
 
@@ -130,9 +130,9 @@ def _print(result: TrainResult) -> None:
         )
     columns = ("split", "videos", "classes", "top-1", "top-5", "head top-1", "head top-5")
     print_table("Accuracy, %: by similarity to text, and by the class head", columns, rows)
-    typer.echo(f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of it waiting for data")
+    print_line(f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of it waiting for data")
     if result.failed:
-        typer.echo(
+        print_line(
             f"{len(result.failed)} training videos could not be read: see {result.run_dir}/result.json"
         )
-    typer.echo(f"checkpoint: {result.checkpoint}")
+    print_line(f"checkpoint: {result.checkpoint}")

@@ -13,9 +13,9 @@ vactk train --dataset shapes --output "$output" --resume
 vactk zeroshot --dataset shapes --split unseen --checkpoint "$output" --json
 
 # Any labels on any files: here, the clips that were just made.
-clips=$(python -c "from vactk.data.shapes import load_shapes; print(load_shapes('unseen').records[0].video.parent)")
-vactk zeroshot "$clips"/key_moving_left_000.mp4 "$clips"/key_moving_right_000.mp4 \
-  --labels "key moving left,key moving right,tree moving left" --checkpoint "$output" \
+clips=$(python -c "from vactk.data.shapes import load_shapes; print(load_shapes('seen').records[0].video.parent)")
+vactk zeroshot "$clips"/fish_moving_left_000.mp4 "$clips"/fish_moving_right_000.mp4 \
+  --labels "fish moving left,fish moving right,heart moving left" --checkpoint "$output" \
   --templates object
 
 # Settings by key=value: another temporal module, more frames.

@@ -78,6 +78,15 @@ def test_another_choice_drops_the_settings_of_the_former():
     assert config.build(Settings, kept).temporal == Windowed(window=3, ends="masked")
 
 
+def test_a_choice_can_be_named_before_or_after_its_settings_or_left_as_it_is():
+    for items in (["temporal=windowed", "temporal.window=2"], ["temporal.window=2", "temporal=windowed"]):
+        changed = config.merge({}, config.parse_overrides(items))
+        assert config.build(Settings, changed).temporal == Windowed(window=2)
+    assert config.build(Settings, {"temporal": {"layers": 7}}).temporal == Plain(layers=7)
+    with pytest.raises(VactkError, match="'temporal' must be one of plain, windowed, got 3"):
+        config.build(Settings, {"temporal": 3})
+
+
 @pytest.mark.parametrize("item", ["lr", "=3", "lr:3"])
 def test_a_setting_without_a_value_is_refused(item):
     with pytest.raises(VactkError, match="key=value"):

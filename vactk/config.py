@@ -76,10 +76,13 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and "name" in old and isinstance(value, str):
-            value = {"name": value}  # `temporal=st_adapter` is short for `temporal.name=st_adapter`
+        # `temporal=st_adapter` is short for `temporal.name=st_adapter`
+        if isinstance(old, Mapping) and isinstance(value, str):
+            value = {"name": value}
+        elif isinstance(old, str) and isinstance(value, Mapping):
+            old = {"name": old}
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            other_choice = value.get("name", old.get("name")) != old.get("name")
+            other_choice = "name" in old and value.get("name", old["name"]) != old["name"]
             merged[key] = dict(value) if other_choice else merge(old, value)
         else:
             merged[key] = value
@@ -152,10 +155,10 @@ def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, erro
     choices = field.metadata.get("choices")
     if choices is not None:
         settings = {"name": value} if isinstance(value, str) else value
-        if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
-            errors.append(f"'{path}' needs a name: one of {', '.join(choices)}")
+        if not isinstance(settings, Mapping):
+            errors.append(f"'{path}' must be one of {', '.join(choices)}, got {value!r}")
             return None
-        settings = dict(settings)
+        settings = {"name": _default_choice(field), **settings}
         name = settings.pop("name")
         if name not in choices:
             errors.append(f"{path}: {unknown(name, choices, field.metadata['kind'])}")
@@ -167,6 +170,12 @@ def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, erro
     if result is _MISSING:
         errors.append(f"'{path}' must be {_describe(hint)}, got {value!r}")
     return result
+
+
+def _default_choice(field: dataclasses.Field[Any]) -> str:
+    """The name of the choice that a field makes when none is named."""
+    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    return next(name for name, cls in field.metadata["choices"].items() if cls is type(made))
 
 
 def _coerce(hint: Any, value: Any) -> Any:

@@ -16,6 +16,7 @@ CLASSES = ("star moving left", "key moving right")
 def small_shapes(monkeypatch, tmp_path):
     monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=CLASSES, clips_per_class=3, seed=2))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
 
 
 def run(*args):
@@ -105,3 +106,32 @@ def test_unreadable_videos_of_a_dataset_count_as_wrong():
     assert damaged["num_videos"] == whole["num_videos"]
     assert [failure["video"] for failure in damaged["failed"]] == [str(video)]
     assert damaged["top5"] == pytest.approx(100 * 5 / 6)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """A run on two classes, and what it measured; the unseen split has them in another order."""
+    for name, seed in (("train", 0), ("seen", 1), ("unseen", 2)):
+        classes = CLASSES[::-1] if name == "unseen" else CLASSES
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=classes, clips_per_class=2, seed=seed))
+    quick = ("--frames", 2, "--epochs", 1, "--workers", 0)
+    result = run("train", "--dataset", "shapes", "--output", "run", *quick, "--json")
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("by", ["class_head", "ensemble"])
+def test_the_class_head_and_the_ensemble_answer_for_the_classes_of_the_training(trained, by):
+    test = ("zeroshot", "--dataset", "shapes", "--checkpoint", "run", "--workers", 0, "--by", by)
+    found = json.loads(run(*test, "--split", "seen", "--json").stdout)
+    expected = trained["metrics"]["seen"][by]
+    assert (found["by"], found["top1"], found["top5"]) == (by, expected["top1"], expected["top5"])
+    other = run(*test, "--split", "unseen")
+    assert other.exit_code == 1
+    assert f"--by {by} needs a checkpoint with a class head for exactly these classes" in other.stderr
+
+
+def test_files_may_be_told_apart_by_the_classes_of_the_training(trained, folder):
+    answer = run("zeroshot", folder / "star.mp4", "--checkpoint", "run", "--by", "ensemble", "--json")
+    labels = json.loads(answer.stdout)["predictions"][0]["labels"]
+    assert {label["label"] for label in labels} == set(CLASSES)
+    assert sum(label["probability"] for label in labels) == pytest.approx(1)

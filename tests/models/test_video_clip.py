@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from vactk.models.temporal import TEMPORAL, NoTemporal, STAdapterConfig, TEDAdapterConfig, TemporalBlock
-from vactk.models.video_clip import VideoCLIP
+from vactk.models.video_clip import VideoCLIP, residual_block
+
+ADAPTERS = ("st_adapter", "ted_adapter")
 
 
 def build(clip, config):
@@ -23,14 +25,45 @@ def perturb(module: nn.Module) -> None:
 
 @pytest.mark.parametrize("name", TEMPORAL)
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_new_model_equals_stock_open_clip_to_the_last_bit(tiny_clip, name, mode):
-    video = torch.randn(2, 5, 3, 32, 32)
-    model = build(tiny_clip, TEMPORAL[name]()).train(mode == "train")
+def test_a_new_model_equals_stock_open_clip(tiny_clip, name, mode):
+    """In double precision, where nothing but rounding of 1e-16 may differ."""
+    video = torch.randn(2, 5, 3, 32, 32, dtype=torch.float64)
+    model = build(tiny_clip, TEMPORAL[name]()).double().train(mode == "train")
     with torch.set_grad_enabled(mode == "train"):
-        expected = tiny_clip.encode_image(video.flatten(0, 1)).unflatten(0, (2, 5))
-        frames = model.video_features(video).frames
-        assert torch.equal(frames, expected)
-        assert torch.equal(model.encode_video(video), expected.mean(dim=1))
+        expected = tiny_clip.double().encode_image(video.flatten(0, 1)).unflatten(0, (2, 5))
+        torch.testing.assert_close(model.video_features(video).frames, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_new_adapters_change_nothing_to_the_last_bit(tiny_clip, name):
+    video = torch.randn(2, 5, 3, 32, 32)
+    plain, model = build(tiny_clip, NoTemporal()), build(tiny_clip, TEMPORAL[name]())
+    assert torch.equal(model.video_features(video).frames, plain.video_features(video).frames)
+    assert torch.equal(model.video_features(video).pooled, plain.video_features(video).pooled)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_only_the_class_token_of_the_last_block_is_read(tiny_clip, name):
+    """The same model, with every token of the last block computed."""
+    video = torch.randn(2, 5, 3, 32, 32)
+    model = build(tiny_clip, TEMPORAL[name]())
+    perturb(model.temporal)
+    visual = tiny_clip.visual
+    x = visual._embeds(video.flatten(0, 1))
+    for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
+        x = residual_block(block, added, x, 5, x.shape[1])
+    expected = (visual._pool(x)[0] @ visual.proj).unflatten(0, (2, 5))
+    torch.testing.assert_close(model.video_features(video).frames, expected)
+
+
+def test_unread_parameters_get_no_gradient_and_all_others_do(tiny_clip):
+    model = build(tiny_clip, TEDAdapterConfig(placement="both"))
+    perturb(model.temporal)
+    model.encode_video(torch.randn(2, 5, 3, 32, 32)).square().sum().backward()
+    unread = {id(parameter) for parameter in model.unread()}
+    assert len(unread) == 6
+    for parameter in model.temporal.parameters():
+        assert (parameter.grad is None) == (id(parameter) in unread)
 
 
 def test_text_equals_stock_open_clip(tiny_clip):
@@ -44,7 +77,7 @@ def test_parameter_names_of_clip_are_left_alone(tiny_clip):
     assert {name.removeprefix("clip.") for name in model.state_dict() if name.startswith("clip.")} == names
 
 
-@pytest.mark.parametrize("name", ["st_adapter", "ted_adapter"])
+@pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("num_frames", [1, 2, 9])
 def test_any_number_of_frames(tiny_clip, name, num_frames):
     model = build(tiny_clip, TEMPORAL[name]())
@@ -56,7 +89,7 @@ def test_any_number_of_frames(tiny_clip, name, num_frames):
     torch.testing.assert_close(together, apart)
 
 
-@pytest.mark.parametrize("name", ["st_adapter", "ted_adapter"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_trained_modules_see_the_order_of_frames_and_plain_clip_does_not(tiny_clip, name):
     video = torch.randn(1, 4, 3, 32, 32)
     with torch.no_grad():
@@ -100,9 +133,9 @@ def test_every_hook_of_the_seam_is_called_once_a_block_and_in_order(tiny_clip):
             calls.append(("pre_attn", num_frames))
             return x
 
-        def attention(self, block, x, num_frames):
+        def attention(self, block, x, num_frames, num_queries):
             calls.append(("attention", num_frames))
-            return super().attention(block, x, num_frames)
+            return super().attention(block, x, num_frames, num_queries)
 
         def pre_mlp(self, x, num_frames):
             calls.append(("pre_mlp", num_frames))

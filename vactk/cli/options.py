@@ -16,6 +16,14 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Where the dataset's files are, or are made.", rich_help_panel=DATA)
 ]
 Split = Annotated[str | None, typer.Option(help="The part of the dataset.", rich_help_panel=DATA)]
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Train on so many videos of each class, drawn by --seed; 0: all.",
+        rich_help_panel=DATA,
+    ),
+]
 Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a view.", rich_help_panel=DATA)]
 Views = Annotated[
     int | None, typer.Option(min=1, help="Temporal views of a video in testing.", rich_help_panel=DATA)

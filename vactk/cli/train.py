@@ -38,6 +38,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel="Run")
     ] = False,
+    shots: options.Shots = None,
     backbone: options.Backbone = None,
     pretrained: options.Pretrained = None,
     templates: options.Templates = None,
@@ -64,6 +65,7 @@ def train(
     chosen = {
         "dataset": dataset,
         "data_root": None if data_root is None else str(data_root),
+        "shots": shots,
         "templates": templates,
         "model.backbone.name": backbone,
         "model.backbone.pretrained": pretrained,
@@ -116,20 +118,11 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], re
 def _print(result: TrainResult) -> None:
     rows = []
     for metrics in result.metrics.values():
-        head = metrics.get("class_head", {})
-        rows.append(
-            [
-                metrics["protocol"],
-                str(metrics["num_videos"]),
-                str(metrics["num_classes"]),
-                percent(metrics["top1"]),
-                percent(metrics["top5"]),
-                percent(head.get("top1")),
-                percent(head.get("top5")),
-            ]
-        )
-    columns = ("split", "videos", "classes", "top-1", "top-5", "head top-1", "head top-5")
-    print_table("Accuracy, %: by similarity to text, and by the class head", columns, rows)
+        split = [metrics["protocol"], str(metrics["num_videos"]), str(metrics["num_classes"])]
+        for by, accuracy in {"similarity": metrics, **metrics}.items():
+            if isinstance(accuracy, dict):
+                rows.append([*split, by, percent(accuracy["top1"]), percent(accuracy["top5"])])
+    print_table("Accuracy, %", ("split", "videos", "classes", "by", "top-1", "top-5"), rows)
     print_line(f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of it waiting for data")
     if result.failed:
         print_line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -27,6 +27,7 @@ class Asked(NamedTuple):
 
     checkpoint: Path | None
     pretrained: str
+    by: str
     overrides: dict[str, Any]  # of a recipe
 
 
@@ -43,6 +44,14 @@ def zeroshot(
     checkpoint: options.Checkpoint = None,
     backbone: options.Backbone = None,
     pretrained: options.Pretrained = None,
+    by: Annotated[
+        Literal["similarity", "class_head", "ensemble"],
+        typer.Option(
+            help="What answers: similarity to the classes' words, or, for the classes of the training, "
+            "class_head or the ensemble of both.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = "similarity",
     templates: options.Templates = None,
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
@@ -63,8 +72,12 @@ def zeroshot(
     """
     if bool(videos) == bool(dataset):
         raise VactkError("give either videos with --labels, or a --dataset")
-    if bool(videos) != bool(labels):
-        raise VactkError("videos and --labels go together: what should the videos be told apart by?")
+    if dataset and labels:
+        raise VactkError("a dataset brings its own labels: leave out --labels")
+    if videos and not labels and checkpoint is None:
+        raise VactkError(
+            "videos need --labels, or a --checkpoint that was trained on some: what may they show?"
+        )
     if checkpoint is not None and backbone is not None:
         raise VactkError("a checkpoint names its own backbone: leave out --backbone")
     given = {
@@ -80,10 +93,10 @@ def zeroshot(
         "run.device": device,
         "run.precision": precision,
     }
-    asked = Asked(checkpoint, pretrained or "", nest(given))
+    asked = Asked(checkpoint, pretrained or "", by, nest(given))
     with display() as shown:
         if videos:
-            result = _on_files(asked, videos, _read_labels(str(labels)), shown)
+            result = _on_files(asked, videos, labels, shown)
         else:
             result = _on_dataset(asked, str(dataset), split, shown)
     if json:
@@ -107,9 +120,11 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     model, recipe = _load(asked, read_recipe(dataset.recipe))
     root = Path(recipe.data_root) if recipe.data_root else None
     videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
-    evaluation = evaluate(videos, _score(model, videos, recipe, shown.progress(f"{name}: {split}")))
+    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"))
+    _check_answer(asked.by, scores)
     return {
-        **evaluation.to_json(),
+        **evaluate(videos, scores).to_json(asked.by),
+        "by": asked.by,
         "frames": recipe.data.num_frames,
         "views": recipe.data.views,
         "templates": recipe.templates,
@@ -117,7 +132,8 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     }
 
 
-def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: Display) -> dict[str, Any]:
+def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
+    labels = _read_labels(given) if given is not None else ()
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
@@ -125,6 +141,9 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
     from vactk.text.templates import as_words
 
     model, recipe = _load(asked, {})
+    labels = labels or model.heads.classes
+    if not labels:
+        raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
     videos = VideoSet(
         name="files",
         split="all",
@@ -133,8 +152,9 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
         records=tuple(Record(video=file) for file in files),
     )
     scores = _score(model, videos, recipe, shown.progress("videos"))
+    _check_answer(asked.by, scores)
     predictions = []
-    for place, values in zip(scores.places.tolist(), scores.probabilities["similarity"], strict=True):
+    for place, values in zip(scores.places.tolist(), scores.probabilities[asked.by], strict=True):
         ranked = sorted(zip(values.tolist(), labels, strict=True), key=lambda pair: -pair[0])
         found = [{"label": label, "probability": value} for value, label in ranked]
         predictions.append({"video": str(files[place]), "labels": found})
@@ -182,6 +202,14 @@ def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
     return model, recipe
 
 
+def _check_answer(by: str, scores: Scores) -> None:
+    if by not in scores.probabilities:
+        raise VactkError(
+            f"--by {by} needs a checkpoint with a class head for exactly these classes; "
+            "--by similarity takes any"
+        )
+
+
 def _read_labels(text: str) -> tuple[str, ...]:
     """Labels from "a,b,c" or from the lines of a file."""
     file = Path(text)
@@ -227,7 +255,8 @@ def _print_accuracy(result: dict[str, Any]) -> None:
     ]
     title = (
         f"Zero-shot accuracy of {result['model']}, %\n"
-        f"{result['frames']} frames x {result['views']} views, templates: {result['templates']}"
+        f"{result['frames']} frames x {result['views']} views, templates: {result['templates']}, "
+        f"by {result['by']}"
     )
     print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
     _print_problems(result)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vactk.errors import VactkError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -19,10 +21,31 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSet:
-    """One split of a dataset."""
+    """One split of a dataset.
+
+    Raises VactkError when classes cannot be told apart by their words, or a label is outside of them.
+    """
 
     name: str
     split: str
     classes: tuple[str, ...]  # the original label of each class: the key
     words: tuple[str, ...]  # the same classes as words that can be shown to CLIP
     records: tuple[Record, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.words) != len(self.classes):
+            raise VactkError(f"{self.name} has {len(self.classes)} classes and words for {len(self.words)}")
+        seen: dict[str, str] = {}
+        for label, words in zip(self.classes, self.words, strict=True):
+            if not words.strip():
+                raise VactkError(f"class '{label}' of {self.name} has no words that could be shown to CLIP")
+            if words in seen:
+                raise VactkError(
+                    f"classes '{seen[words]}' and '{label}' of {self.name} are the same in words: '{words}'"
+                )
+            seen[words] = label
+        for record in self.records:
+            if record.label is not None and not 0 <= record.label < len(self.classes):
+                raise VactkError(
+                    f"'{record.video}' has label {record.label}, but {self.name} has {len(self.classes)} classes"
+                )

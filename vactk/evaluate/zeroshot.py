@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +32,19 @@ class Evaluation:
     split: str
     num_videos: int
     num_classes: int
-    accuracy: dict[str, dict[str, float]]  # scorer ("similarity", "class_head") -> {"top1", "top5"}
+    accuracy: dict[str, dict[str, float]]  # "similarity", "class_head" or "ensemble" -> {"top1", "top5"}
     failures: list[Problem]  # counted as wrong
     partial: list[Problem]  # read as far as they go
 
-    def to_json(self) -> dict[str, Any]:
-        """The keys that scripts rely on; top1 and top5 are by text similarity."""
+    def to_json(self, by: str = "similarity") -> dict[str, Any]:
+        """The keys that scripts rely on; top1 and top5 as `by` answers, the other answers under their names."""
         return {
             "dataset": self.dataset,
             "protocol": f"{self.dataset}/{self.split}",
             "num_videos": self.num_videos,
             "num_classes": self.num_classes,
-            **self.accuracy["similarity"],
-            **({"class_head": self.accuracy["class_head"]} if "class_head" in self.accuracy else {}),
+            **self.accuracy[by],
+            **{name: found for name, found in self.accuracy.items() if name != by},
             "failed": as_json(self.failures),
             "partial": as_json(self.partial),
         }
@@ -59,13 +60,23 @@ def score_classes(
     batch_size: int,
     progress: Progress | None = None,
 ) -> Scores:
-    """The classes' probabilities by "similarity" to their words, and by the "class_head" where it knows them."""
+    """The classes' probabilities by "similarity" to their words.
+
+    Where the class head knows these classes, by the "class_head" too, and by their "ensemble": the mean of
+    both (M2-CLIP, section 3.4).
+    """
     embeddings = class_embeddings(model, videos.words, templates, accelerator.device)
     scorers: dict[str, Scorer] = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
     head = model.class_head
-    if head is not None and model.heads.classes == videos.classes:
+    if head is not None and model.heads.knows(videos.classes):
         scorers["class_head"] = lambda features: head(features.pooled)
-    return score_videos(model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress)
+    scores = score_videos(
+        model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress
+    )
+    if "class_head" not in scorers:
+        return scores
+    both = (scores.probabilities["similarity"] + scores.probabilities["class_head"]) / 2
+    return dataclasses.replace(scores, probabilities={**scores.probabilities, "ensemble": both})
 
 
 def evaluate(videos: VideoSet, scores: Scores) -> Evaluation:

@@ -45,6 +45,15 @@ class Heads:
     dropout: float = 0.5  # before the class head
     vocabulary: tuple[str, ...] = ()  # of the masked-word head; empty: there is none
 
+    def knows(self, classes: tuple[str, ...]) -> bool:
+        """Whether the class head's outputs are `classes`; where it came without names, by their number."""
+        return self.class_head and self.classes in (classes, unnamed(len(classes)))
+
+
+def unnamed(num_classes: int) -> tuple[str, ...]:
+    """What stands for the classes of a head that came without their names: their numbers."""
+    return tuple(map(str, range(num_classes)))
+
 
 @dataclass(frozen=True)
 class VideoModel:

@@ -6,6 +6,7 @@ the identity, so that a new model equals its CLIP to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,27 +15,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
+from vactk.models.attention import attend
 
 
 class TemporalBlock(nn.Module):
     """The seam: what a residual block does besides CLIP's own. This base class adds nothing.
 
     x = pre_attn(x);  x = x + attention(ln_1(x));  x = pre_mlp(x);  x = x + mlp(ln_2(x))
+
+    Nothing reads the patches of the last block, so that from its attention on only the class token is
+    computed: there `attention` is asked for one query, and `pre_mlp` gets one token of each frame.
     """
 
     def pre_attn(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens before attention. (B*T, N, D) -> (B*T, N, D)"""
         return x
 
-    def attention(self, block: Any, x: Tensor, num_frames: int) -> Tensor:
-        """What attention adds, from the normalised tokens, by `block`'s own weights. (B*T, N, D) -> same"""
+    def attention(self, block: Any, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
+        """What attention adds to the first `num_queries` tokens, by `block`'s own weights.
+
+        x, the normalised tokens, (B*T, N, D) -> (B*T, num_queries, D)
+        """
         if isinstance(block.attn, nn.MultiheadAttention):
-            return block.attention(q_x=x)
-        return block.ln_attn(block.attn(x))  # open_clip's custom block
+            return attend(block.attn, x if num_queries == x.shape[1] else x[:, :num_queries], x)
+        return block.ln_attn(block.attn(x)[:, :num_queries])  # open_clip's custom block
 
     def pre_mlp(self, x: Tensor, num_frames: int) -> Tensor:
-        """Tokens before the MLP. (B*T, N, D) -> (B*T, N, D)"""
+        """Tokens before the MLP. (B*T, N, D) -> the same shape; N is 1 in the last block."""
         return x
+
+    def for_patches_only(self) -> Iterator[nn.Parameter]:
+        """Parameters of `pre_mlp` that the class token never meets: in the last block they do nothing."""
+        yield from ()
 
 
 class STAdapter(nn.Module):
@@ -80,20 +92,30 @@ class TEDAdapter(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """x (B*T, 1+H*W, D) -> the same shape. Raises ValueError when the patches do not fill the grid."""
-        if x.shape[1] != 1 + self.grid[0] * self.grid[1]:
+        """x (B*T, 1+H*W, D), or (B*T, 1, D): the class token alone -> the same shape.
+
+        Raises ValueError when there are patches and they do not fill the grid.
+        """
+        if x.shape[1] not in (1, 1 + self.grid[0] * self.grid[1]):
             raise ValueError(f"{x.shape[1]} tokens for a grid of {self.grid[0]}x{self.grid[1]} patches")
-        enhanced = self.up(self.conv(self.down(x), num_frames))
-        difference = self.diff_up(self._difference(x[:, 1:], num_frames))
-        return x + enhanced + F.pad(difference, (0, 0, 1, 0))  # nothing for the class token
+        enhanced = self.conv(self.down(x), num_frames)  # (B*T, N, width)
+        class_token = x[:, :1] + self.up(enhanced[:, :1])
+        if x.shape[1] == 1:
+            return class_token
+        patches = x[:, 1:]
+        # both branches go up in one multiplication
+        branches = torch.cat([enhanced[:, 1:], self._difference(patches, num_frames)], dim=-1)
+        weight = torch.cat([self.up.weight, self.diff_up.weight], dim=1)
+        patches = patches + F.linear(branches, weight, self.up.bias + self.diff_up.bias)
+        return torch.cat([class_token, patches], dim=1)
 
     def _difference(self, patches: Tensor, num_frames: int) -> Tensor:
         """(B*T, H*W, D) -> (B*T, H*W, width)"""
         frames = F.linear(patches, self.diff_down.weight).unflatten(0, (-1, num_frames))  # (B, T, H*W, width)
-        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        change = (frames - before).flatten(0, 1) + self.diff_down.bias  # (B*T, H*W, width)
-        image = change.transpose(1, 2).unflatten(2, self.grid)  # (B*T, width, H, W)
-        return self.diff_conv(image).flatten(2).transpose(1, 2)
+        change = F.pad(frames[:, 1:] - frames[:, :-1], (0, 0, 0, 0, 1, 0))  # the first frame's is 0
+        image = (change + self.diff_down.bias).flatten(0, 1).unflatten(1, self.grid)  # (B*T, H, W, width)
+        # a picture seen as channels-last: no copy, and the fast kernel
+        return self.diff_conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class FrameAdapter(nn.Module):
@@ -128,16 +150,14 @@ class TimeConv(nn.Module):
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """x (B*T, N, C) -> the same shape. Shifted sums: on (.., N, C) they beat a transposed Conv1d."""
-        frames = x.unflatten(0, (-1, num_frames))  # (B, T, N, C)
-        taps = self.weight[:, 0].unbind(dim=1)
-        middle = len(taps) // 2
-        out = frames * taps[middle] + self.bias
-        for offset in range(1, min(middle + 1, num_frames)):
-            past = F.pad(frames[:, :-offset] * taps[middle - offset], (0, 0, 0, 0, offset, 0))
-            future = F.pad(frames[:, offset:] * taps[middle + offset], (0, 0, 0, 0, 0, offset))
-            out = out + past + future
-        return out.flatten(0, 1)
+        """x (B*T, N, C) -> the same shape."""
+        width, _, kernel_size = self.weight.shape
+        # frames x tokens as a picture, channels-last: it needs no copy, and costs a third of a Conv1d
+        picture = x.unflatten(0, (-1, num_frames)).permute(0, 3, 1, 2)  # (B, C, T, N)
+        out = F.conv2d(
+            picture, self.weight[..., None], self.bias, padding=(kernel_size // 2, 0), groups=width
+        )
+        return out.permute(0, 2, 3, 1).flatten(0, 1)
 
 
 class AdapterBlock(TemporalBlock):
@@ -153,6 +173,12 @@ class AdapterBlock(TemporalBlock):
 
     def pre_mlp(self, x: Tensor, num_frames: int) -> Tensor:
         return x if self.pre_mlp_adapter is None else self.pre_mlp_adapter(x, num_frames)
+
+    def for_patches_only(self) -> Iterator[nn.Parameter]:
+        adapter = self.pre_mlp_adapter
+        if isinstance(adapter, TEDAdapter):
+            for part in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):
+                yield from part.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)

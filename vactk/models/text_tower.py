@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
+from vactk.models.attention import attend
 
 
 class TextAdapter(nn.Module):
@@ -198,11 +199,5 @@ def _take(x: Tensor, places: Tensor) -> Tensor:
 
 def _attend_at_end(attn: nn.MultiheadAttention, x: Tensor, end: Tensor) -> Tensor:
     """Self-attention of the tokens at `end` to those up to it. x (B, L, D), end (B,) -> (B, 1, D)"""
-    dim, heads = attn.embed_dim, attn.num_heads
-    weight, bias = cast(Tensor, attn.in_proj_weight), cast(Tensor, attn.in_proj_bias)
-    query = F.linear(_take(x, end)[:, None], weight[:dim], bias[:dim])  # (B, 1, D)
-    key, value = F.linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)  # (B, L, D)
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (query, key, value))
     seen = torch.arange(x.shape[1], device=x.device) <= end[:, None]  # (B, L)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None])  # (B, heads, 1, D / heads)
-    return attn.out_proj(out.transpose(1, 2).flatten(2))
+    return attend(attn, _take(x, end)[:, None], x, mask=seen[:, None, None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -55,6 +56,11 @@ class VideoCLIP(nn.Module):
         """The text tower with its adapters."""
         return TextTower(self.clip, self.text_adapters)
 
+    def unread(self) -> Iterator[nn.Parameter]:
+        """Added parameters that no output depends on, however they are set."""
+        if reads_class_token(cast(Any, self.clip).visual):
+            yield from cast(TemporalBlock, self.temporal[-1]).for_patches_only()
+
     def encode_video(self, video: Tensor) -> Tensor:
         """The mean of a video's frame embeddings. video (B, T, 3, H, W), normalised colours -> (B, E)"""
         return self.video_features(video).frames.mean(dim=1)
@@ -68,8 +74,10 @@ class VideoCLIP(nn.Module):
         visual = cast(Any, self.clip).visual
         num_frames = video.shape[1]
         x = visual._embeds(video.flatten(0, 1))  # (B*T, N, D)
+        last = visual.transformer.resblocks[-1]
         for block, added in zip(visual.transformer.resblocks, self.temporal, strict=True):
-            x = self._run_block(block, cast(TemporalBlock, added), x, num_frames)
+            num_queries = 1 if block is last and reads_class_token(visual) else x.shape[1]
+            x = self._run_block(block, cast(TemporalBlock, added), x, num_frames, num_queries)
         embeddings, _ = visual._pool(x)
         if visual.proj is not None:
             embeddings = embeddings @ visual.proj
@@ -79,15 +87,22 @@ class VideoCLIP(nn.Module):
             frames = self.frame_adapter(frames)
         return VideoFeatures(frames, visual.ln_post(class_tokens.mean(dim=1)))
 
-    def _run_block(self, block: nn.Module, added: TemporalBlock, x: Tensor, num_frames: int) -> Tensor:
+    def _run_block(
+        self, block: nn.Module, added: TemporalBlock, x: Tensor, num_frames: int, num_queries: int
+    ) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(residual_block, block, added, x, num_frames, use_reentrant=False)
-        return residual_block(block, added, x, num_frames)
+            return checkpoint(residual_block, block, added, x, num_frames, num_queries, use_reentrant=False)
+        return residual_block(block, added, x, num_frames, num_queries)
 
 
-def residual_block(block: Any, added: TemporalBlock, x: Tensor, num_frames: int) -> Tensor:
-    """open_clip's residual block with the hooks of `added`. x (B*T, N, D) -> the same shape."""
+def residual_block(block: Any, added: TemporalBlock, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
+    """open_clip's residual block with the hooks of `added`. x (B*T, N, D) -> (B*T, num_queries, D)"""
     x = added.pre_attn(x, num_frames)
-    x = x + block.ls_1(added.attention(block, block.ln_1(x), num_frames))
-    x = added.pre_mlp(x, num_frames)
+    attended = added.attention(block, block.ln_1(x), num_frames, num_queries)
+    x = added.pre_mlp(x[:, :num_queries] + block.ls_1(attended), num_frames)
     return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def reads_class_token(visual: Any) -> bool:
+    """Whether the class token is all that an open_clip tower reads of its last block."""
+    return visual.attn_pool is None and visual.pool_type == "tok"

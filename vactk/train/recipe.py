@@ -53,6 +53,7 @@ class Recipe:
 
     dataset: str = ""  # a name that vactk knows
     data_root: str = ""  # where the dataset's files are; empty: its usual place
+    shots: int = 0  # training videos of each class, drawn by run.seed; 0: all
     templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -62,6 +63,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         choose_templates(self.templates)
+        if self.shots < 0:
+            raise VactkError(f"shots must be at least 0, got {self.shots}")
 
 
 def recipe_names() -> list[str]:

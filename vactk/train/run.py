@@ -13,8 +13,10 @@ from accelerate import PartialState
 
 from vactk import config as settings
 from vactk.data.datasets import find_dataset
+from vactk.data.few_shot import draw_shots
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
+from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
@@ -24,10 +26,11 @@ from vactk.train.engine import Engine, interruptible
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
 from vactk.train.run_folder import RunFolder
-from vactk.train.task import VideoTextTask, freeze_towers
+from vactk.train.task import VideoTextTask, choose_trained
 from vactk.weights.atomic import write_text
 
 Progress = Callable[[int, int], None]  # done, total
+FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
 
 
 class Reporter(Protocol):
@@ -52,7 +55,7 @@ class TrainResult:
     epochs: float
     videos_per_s: float
     data_wait: float  # share of the training time spent waiting for videos
-    metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}}, percentages
+    metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}, "ensemble": {...}}, percentages
     failed: list[str]  # training videos that could not be read
 
 
@@ -77,10 +80,18 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         split: dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
         for split in (dataset.train_split, *dataset.eval_splits)
     }
-    engine = _engine(recipe, splits[dataset.train_split], folder, reporter)
+    engine = _engine(recipe, _training_videos(recipe, splits[dataset.train_split]), folder, reporter)
     _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)
     evaluations = [_evaluate(engine, splits[split], reporter) for split in dataset.eval_splits]
     return _finish(engine, folder, evaluations)
+
+
+def _training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
+    if len(videos.classes) < 2:
+        raise VactkError(
+            f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': nothing to tell apart"
+        )
+    return draw_shots(videos, recipe.shots, recipe.run.seed) if recipe.shots else videos
 
 
 def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Reporter) -> Engine:
@@ -95,7 +106,7 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
     )
     model = new_model(recipe.model, heads)
     model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
-    freeze_towers(model.modules(), task.towers)
+    choose_trained(model, task.towers)
     reporter.message(describe(model, videos))
     engine = Engine(
         recipe,
@@ -104,6 +115,10 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
         VideoDataset(videos.records, recipe.data, picture_of(model), train=True, seed=recipe.run.seed),
         logs=folder.path / "logs",
     )
+    if engine.total_steps < FEW_STEPS:
+        reporter.message(
+            f"only {engine.total_steps} steps in {recipe.run.epochs:g} epochs: --epochs takes more"
+        )
     state = folder.load_state(reporter.message)
     if state is not None:
         engine.load_state(state)

@@ -117,12 +117,17 @@ def word_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {"word_accuracy": accuracy, "num_masked_words": masked.sum() / len(labels)}
 
 
-def freeze_towers(modules: nn.ModuleDict, trained: tuple[str, ...]) -> None:
-    """Set what is trained: all that was added, and the towers in `trained`; CLIP's temperature never is."""
-    for name, parameter in modules.named_parameters():
+def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
+    """Set what is trained: all that was added, and the towers in `trained`.
+
+    CLIP's temperature never is, nor what no output depends on: many processes wait for every gradient.
+    """
+    for name, parameter in model.modules().named_parameters():
         tower = "vision" if name.startswith("clip.visual.") else "text"
         own = not name.startswith("clip.") or tower in trained
         parameter.requires_grad_(own and name not in ("clip.logit_scale", "clip.logit_bias"))
+    for parameter in model.clip.unread():
+        parameter.requires_grad_(False)
 
 
 def _contrastive(task: VideoTextTask, outputs: Outputs) -> Tensor:

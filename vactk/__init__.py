@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BackboneConfig": "vactk.models.backbone",
     "ModelConfig": "vactk.models.checkpoint",
+    "NeighbourAttentionConfig": "vactk.models.frame_attention",
     "STAdapterConfig": "vactk.models.temporal",
     "TEDAdapterConfig": "vactk.models.temporal",
     "VactkError": "vactk.errors",

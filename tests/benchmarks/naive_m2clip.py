@@ -91,6 +91,7 @@ def losses(task: VideoTextTask, video: Tensor, labels: Tensor, class_tokens: Ten
     assert task.class_head is not None
     frames, pooled = frame_embeddings(model, video)
     torch.manual_seed(0)
+    torch.randint(1, ())  # the task's choice of a template for the classes comes first
     tokens, word_labels = task.masked.draw(labels)
     padding = class_tokens.shape[1] - tokens.shape[1]
     tokens, word_labels = F.pad(tokens, (0, padding)), F.pad(word_labels, (0, padding), value=-100)

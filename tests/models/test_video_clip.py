@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from vactk.models.temporal import TEMPORAL, NoTemporal, STAdapterConfig, TEDAdapterConfig, TemporalBlock
+from vactk.models.temporal import NoTemporal, STAdapterConfig, TEDAdapterConfig, TemporalBlock
+from vactk.models.temporal_table import TEMPORAL
 from vactk.models.video_clip import VideoCLIP, residual_block
 
-ADAPTERS = ("st_adapter", "ted_adapter")
+ADAPTERS = ["st_adapter", "ted_adapter"]
+ADDED = ["none", *ADAPTERS]  # the identity at first; attention over frames is not
 
 
 def build(clip, config):
@@ -23,7 +25,7 @@ def perturb(module: nn.Module) -> None:
             parameter.add_(0.2 * torch.randn_like(parameter))
 
 
-@pytest.mark.parametrize("name", TEMPORAL)
+@pytest.mark.parametrize("name", ADDED)
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_a_new_model_equals_stock_open_clip(tiny_clip, name, mode):
     """In double precision, where nothing but rounding of 1e-16 may differ."""
@@ -42,7 +44,7 @@ def test_new_adapters_change_nothing_to_the_last_bit(tiny_clip, name):
     assert torch.equal(model.video_features(video).pooled, plain.video_features(video).pooled)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", TEMPORAL)
 def test_only_the_class_token_of_the_last_block_is_read(tiny_clip, name):
     """The same model, with every token of the last block computed."""
     video = torch.randn(2, 5, 3, 32, 32)
@@ -52,6 +54,7 @@ def test_only_the_class_token_of_the_last_block_is_read(tiny_clip, name):
     x = visual._embeds(video.flatten(0, 1))
     for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
         x = residual_block(block, added, x, 5, x.shape[1])
+        assert x.shape[1] == 17
     expected = (visual._pool(x)[0] @ visual.proj).unflatten(0, (2, 5))
     torch.testing.assert_close(model.video_features(video).frames, expected)
 
@@ -77,7 +80,7 @@ def test_parameter_names_of_clip_are_left_alone(tiny_clip):
     assert {name.removeprefix("clip.") for name in model.state_dict() if name.startswith("clip.")} == names
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", TEMPORAL)
 @pytest.mark.parametrize("num_frames", [1, 2, 9])
 def test_any_number_of_frames(tiny_clip, name, num_frames):
     model = build(tiny_clip, TEMPORAL[name]())

@@ -15,7 +15,8 @@ from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.models.backbone import Backbone, BackboneConfig, load_backbone
 from vactk.models.heads import ClassHead, MaskedWordHead
-from vactk.models.temporal import TEMPORAL, FrameAdapterConfig, NoTemporal, TemporalConfig
+from vactk.models.temporal import FrameAdapterConfig, NoTemporal
+from vactk.models.temporal_table import TEMPORAL, TemporalConfig
 from vactk.models.text_tower import TextAdapterConfig, TextTower
 from vactk.models.video_clip import VideoCLIP
 from vactk.weights.files import fingerprint, load_exactly, read_metadata, read_tensors, save_tensors

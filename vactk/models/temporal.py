@@ -36,9 +36,7 @@ class TemporalBlock(nn.Module):
 
         x, the normalised tokens, (B*T, N, D) -> (B*T, num_queries, D)
         """
-        if isinstance(block.attn, nn.MultiheadAttention):
-            return attend(block.attn, x if num_queries == x.shape[1] else x[:, :num_queries], x)
-        return block.ln_attn(block.attn(x)[:, :num_queries])  # open_clip's custom block
+        return attend(block, x if num_queries == x.shape[1] else x[:, :num_queries], x)
 
     def pre_mlp(self, x: Tensor, num_frames: int) -> Tensor:
         """Tokens before the MLP. (B*T, N, D) -> the same shape; N is 1 in the last block."""
@@ -255,17 +253,12 @@ def _checked(config: STAdapterConfig | TEDAdapterConfig, dim: int, num_blocks: i
             f"an adapter needs a width of at least 0 and an odd kernel_size, "
             f"got {config.width} and {config.kernel_size}"
         )
-    outside = [layer for layer in config.layers if not -num_blocks <= layer < num_blocks]
+    return config.width or dim // 2, chosen_layers(config.layers, num_blocks)
+
+
+def chosen_layers(layers: tuple[int, ...], num_blocks: int) -> set[int]:
+    """Block numbers from a setting that may count from the end; empty: all. Raises VactkError outside the tower."""
+    outside = [layer for layer in layers if not -num_blocks <= layer < num_blocks]
     if outside:
         raise VactkError(f"there is no block {outside[0]}: the vision tower has {num_blocks} blocks")
-    layers = config.layers or range(num_blocks)
-    return config.width or dim // 2, {layer % num_blocks for layer in layers}
-
-
-TemporalConfig = NoTemporal | STAdapterConfig | TEDAdapterConfig
-
-TEMPORAL: dict[str, Any] = {
-    "none": NoTemporal,
-    "st_adapter": STAdapterConfig,
-    "ted_adapter": TEDAdapterConfig,
-}
+    return {layer % num_blocks for layer in layers or range(num_blocks)}

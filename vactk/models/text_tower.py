@@ -176,7 +176,7 @@ class TextTower:
         is_last = prompts.block == len(self.blocks) - 1
         if is_last and not keep_all and isinstance(block.attn, nn.MultiheadAttention):
             pooled = _take(x, prompts.end)[:, None]
-            x = pooled + block.ls_1(_attend_at_end(block.attn, block.ln_1(x), prompts.end))
+            x = pooled + block.ls_1(_attend_at_end(block, block.ln_1(x), prompts.end))
             return Prompts(x, torch.zeros_like(prompts.end), prompts.block, True)
         mask = self.tower.attn_mask[:length, :length]
         if isinstance(block.attn, nn.MultiheadAttention):
@@ -197,7 +197,7 @@ def _take(x: Tensor, places: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device), places]
 
 
-def _attend_at_end(attn: nn.MultiheadAttention, x: Tensor, end: Tensor) -> Tensor:
+def _attend_at_end(block: Any, x: Tensor, end: Tensor) -> Tensor:
     """Self-attention of the tokens at `end` to those up to it. x (B, L, D), end (B,) -> (B, 1, D)"""
     seen = torch.arange(x.shape[1], device=x.device) <= end[:, None]  # (B, L)
-    return attend(attn, _take(x, end)[:, None], x, mask=seen[:, None, None])
+    return attend(block, _take(x, end)[:, None], x, mask=seen[:, None, None])

@@ -1,27 +1,66 @@
-"""Open-VCLIP's variants against tensors of its published code."""
+"""Open-VCLIP's variants, its video logits and its weight arithmetic against tensors of its published code."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 import vactk.torchvision_ops  # noqa: F401
-from vactk.models.temporal import STAdapterConfig
-from vactk.models.video_clip import VideoCLIP
+from vactk.evaluate.embed import class_embeddings, similarity_scorer
+from vactk.models.backbone import BackboneConfig
+from vactk.models.checkpoint import ModelConfig, new_model
+from vactk.models.foreign import load_foreign
+from vactk.models.frame_attention import (
+    CrossFrameAttentionConfig,
+    NeighbourAttention,
+    NeighbourAttentionConfig,
+)
+from vactk.models.temporal import NoTemporal, STAdapterConfig
+from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.text.templates import choose_templates
+from vactk.weights.foreign import read_state_dict
+from vactk.weights.openvclip import rename_openvclip
 
 # isort: split
 import open_clip
 
-ST_NAMES = {
-    "stadapt_down_1": "down",
-    "stadapt_conv3d_1": "conv",
-    "stadapt_up_1": "up",
-}
+WINDOWS = {"expand_temporal_view": 1, "expand_temporal_view_step2": 2, "expand_temporal_view_step3": 3}
+NOT_BUILT = {"channel_shift"}  # the published code scrambles its buffers
 
 
-@pytest.mark.fixtures("ov_visual_st_adapter")
-def test_st_adapter_in_the_vision_tower(case):
-    config, state = case.config, case.state
+def variants(case):
+    """The names before the slash in a manifest's outputs, without what is deliberately not built."""
+    names = {name.partition("/")[0] for name, t in case.manifest["tensors"].items() if t["role"] == "output"}
+    return sorted(names - NOT_BUILT)
+
+
+@pytest.mark.fixtures("ov_attention")
+def test_attention_variants_alone(case):
+    config = case.config
+    block = open_clip.transformer.ResidualAttentionBlock(config["width"], config["heads"])
+    block.attn.load_state_dict(case.state)
+    inputs = case.tensors("input")
+    assert variants(case)
+    for variant in variants(case):
+        module = NeighbourAttention(WINDOWS[variant])
+        x = inputs["x"].clone().requires_grad_(True)
+        y = module.attention(block, x.transpose(0, 1), config["T"]).transpose(0, 1)
+        case.check(f"{variant}/y", y.detach())
+        if f"{variant}/grad_x" not in case.manifest["tensors"]:
+            continue
+        block.zero_grad()
+        y.backward(inputs["cotangent"])
+        case.check(f"{variant}/grad_x", x.grad)
+        for name, parameter in block.attn.named_parameters():
+            case.check(f"{variant}/grad/{name}", parameter.grad)
+
+
+def vision_model(case, temporal):
+    """A model whose vision tower has the fixture's weights, given under CLIP's own names."""
+    config = case.config
     clip = open_clip.CLIP(
         config["output_dim"],
         {
@@ -34,23 +73,110 @@ def test_st_adapter_in_the_vision_tower(case):
         {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 1, "layers": 1},
         quick_gelu=True,
     )
-    bottleneck = state["transformer.resblocks.0.stadapt_down_1.weight"].shape[0]
-    adapters = STAdapterConfig(width=bottleneck)
-    model = VideoCLIP(clip, adapters.build(config["width"], tuple(clip.visual.grid_size), config["layers"]))
-    own = {}
-    for name, tensor in state.items():
-        parts = name.split(".")
-        if len(parts) > 3 and parts[3] in ST_NAMES:
-            part = ST_NAMES[parts[3]]
-            shape = tensor.shape[:3] if part == "conv" else tensor.shape[:2]
-            tensor = tensor.reshape(shape) if tensor.ndim == 5 else tensor
-            own[f"temporal.{parts[2]}.pre_attn_adapter.{part}.{parts[4]}"] = tensor
-        else:
-            own[f"clip.visual.{name}"] = tensor
-    missing, unexpected = model.load_state_dict(own, strict=False)
+    blocks = temporal.build(config["width"], tuple(clip.visual.grid_size), config["layers"])
+    model = VideoCLIP(clip, blocks)
+    published = {f"model.visual.{name}": tensor for name, tensor in case.state.items()}
+    missing, unexpected = model.load_state_dict(rename_openvclip(published), strict=False)
     assert not unexpected
     assert not [name for name in missing if "visual" in name or "temporal" in name]
-    frames = case.tensors("input")["frames"].unflatten(0, (config["B"], config["T"]))
+    return model.eval()
+
+
+def encode(case, model):
+    """(B*T, E)"""
+    frames = case.tensors("input")["frames"].unflatten(0, (case.config["B"], case.config["T"]))
     with torch.no_grad():
-        features = model.eval().video_features(frames)
-    case.check("features", features.frames.flatten(0, 1))
+        return model.video_features(frames).frames.flatten(0, 1)
+
+
+@torch.no_grad()
+def all_tokens(case, model):
+    """(B*T, N, D) after the last block."""
+    visual = model.clip.visual
+    x = visual._embeds(case.tensors("input")["frames"])
+    for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
+        x = residual_block(block, added, x, case.config["T"])
+    return x
+
+
+@pytest.mark.fixtures("ov_visual")
+def test_vision_tower_without_new_parameters(case):
+    if not any(name.endswith("/features") for name in case.manifest["tensors"]):
+        pytest.skip("a variant with parameters of its own: tested below")
+    for variant in variants(case):
+        window = WINDOWS.get(variant)
+        temporal = NoTemporal() if window is None else NeighbourAttentionConfig(window=window)
+        model = vision_model(case, temporal)
+        case.check(f"{variant}/features", encode(case, model))
+        recorded = case.manifest["tensors"].get(f"{variant}/tokens")
+        if recorded:
+            case.check(f"{variant}/tokens", all_tokens(case, model)[: recorded["shape"][0]])
+
+
+@pytest.mark.fixtures("ov_visual_cross_frame")
+def test_cross_frame_messages_in_the_vision_tower(case):
+    temporal = CrossFrameAttentionConfig(heads=case.config["heads"])
+    case.check("features", encode(case, vision_model(case, temporal)))
+
+
+@pytest.mark.fixtures("ov_visual_st_adapter")
+def test_st_adapter_in_the_vision_tower(case):
+    bottleneck = case.state["transformer.resblocks.0.stadapt_down_1.weight"].shape[0]
+    case.check("features", encode(case, vision_model(case, STAdapterConfig(width=bottleneck))))
+
+
+def original_clip(case, temporal):
+    path = case.folder.parent / "containers" / "openai_clip_ov.pt"
+    return new_model(
+        ModelConfig(backbone=BackboneConfig(name=str(path)), temporal=temporal, similarity="frames")
+    )
+
+
+def averaged_model(case):
+    return load_foreign(case.folder.parent / "containers" / "openvclip_swa.pth")
+
+
+def patched_model(case):
+    """Original CLIP times the ratio, in the archive's own precision as published, plus the rest of the average."""
+    model = averaged_model(case)
+    archive = read_state_dict(case.folder.parent / "containers" / "openai_clip_ov.pt")
+    ratio = case.config["ratio_patch"]
+    with torch.no_grad():
+        for name, parameter in model.clip.clip.named_parameters():
+            parameter.copy_(ratio * archive[name] + (1 - ratio) * parameter)
+    return model
+
+
+@pytest.mark.fixtures("ov_video_model")
+def test_class_embeddings_and_video_logits(case):
+    inputs = case.tensors("input")
+    classes = tuple(case.config["class_names"])
+    original = original_clip(case, NeighbourAttentionConfig())
+    templates = choose_templates("openvclip")
+    assert len(templates) == case.config["n_templates"]
+    length = case.config["context_length"]
+    ids = F.pad(inputs["prompt_tokens"].long(), (0, length - inputs["prompt_tokens"].shape[-1]))
+    rows = {  # the fixture's own vocabulary, looked up by the prompts as we write them
+        template.format(name): ids[i, j]
+        for i, template in enumerate(templates)
+        for j, name in enumerate(classes)
+    }
+    backbone = dataclasses.replace(
+        original.backbone, tokenize=lambda prompts: torch.stack([rows[prompt] for prompt in prompts])
+    )
+    original = dataclasses.replace(original, backbone=backbone)
+    text = class_embeddings(original, classes, templates, torch.device("cpu"))
+    case.check("text_classifier", text)
+
+    video = inputs["video"].transpose(1, 2)
+    models = {"raw": original, "swa": averaged_model(case), "patched": patched_model(case)}
+    for name, model in models.items():
+        with torch.no_grad():
+            features = model.clip.video_features(video)
+            case.check(f"{name}/frame_features", features.frames)
+            scale = model.clip.logit_scale
+            score = similarity_scorer(text, scale, model.config.similarity)
+            case.check(f"{name}/video_logits", score(features))
+            if name == "swa":
+                score = similarity_scorer(inputs["random_classifier"], scale, model.config.similarity)
+                case.check("swa/video_logits_random_classifier", score(features))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
+
+from vactk.errors import VactkError
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
 
@@ -41,7 +44,17 @@ Templates = Annotated[
     ),
 ]
 Checkpoint = Annotated[
-    Path | None, typer.Option(help="A vactk checkpoint, or a run folder.", rich_help_panel=MODEL)
+    Path | None,
+    typer.Option(
+        help="A vactk checkpoint, a run folder, or a .pth file of Open-VCLIP's.", rich_help_panel=MODEL
+    ),
+]
+Temporal = Annotated[
+    str | None,
+    typer.Option(
+        help="Temporal module of another project's file, such as '{name: neighbour_attention, window: 2}'.",
+        rich_help_panel=MODEL,
+    ),
 ]
 Backbone = Annotated[
     str | None,
@@ -55,3 +68,13 @@ BatchSize = Annotated[int | None, typer.Option(min=1, help="Videos at a time.", 
 Device = Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel=RUN)]
 Precision = Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.", rich_help_panel=RUN)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUN)]
+
+
+def read_yaml_value(option: str, text: str | None) -> Any:
+    """The value of an option that takes a name, or settings as `{name: ..., key: value}`; None where not given."""
+    if text is None:
+        return None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise VactkError(f"cannot read the value of {option}, '{text}'") from error

@@ -26,7 +26,6 @@ class Asked(NamedTuple):
     """What the options ask for, before any model is loaded."""
 
     checkpoint: Path | None
-    pretrained: str
     by: str
     overrides: dict[str, Any]  # of a recipe
 
@@ -42,6 +41,7 @@ def zeroshot(
     dataset: options.Dataset = None,
     split: options.Split = None,
     checkpoint: options.Checkpoint = None,
+    temporal: options.Temporal = None,
     backbone: options.Backbone = None,
     pretrained: options.Pretrained = None,
     by: Annotated[
@@ -78,13 +78,14 @@ def zeroshot(
         raise VactkError(
             "videos need --labels, or a --checkpoint that was trained on some: what may they show?"
         )
-    if checkpoint is not None and backbone is not None:
-        raise VactkError("a checkpoint names its own backbone: leave out --backbone")
+    if checkpoint is None and temporal is not None:
+        raise VactkError("--temporal says what another project's --checkpoint does not: name that file")
     given = {
         "data_root": None if data_root is None else str(data_root),
         "templates": templates,
         "model.backbone.name": backbone,
         "model.backbone.pretrained": pretrained,
+        "model.temporal": options.read_yaml_value("--temporal", temporal),
         "data.num_frames": frames,
         "data.views": views,
         "data.decoder": decoder,
@@ -93,7 +94,7 @@ def zeroshot(
         "run.device": device,
         "run.precision": precision,
     }
-    asked = Asked(checkpoint, pretrained or "", by, nest(given))
+    asked = Asked(checkpoint, by, nest(given))
     with display() as shown:
         if videos:
             result = _on_files(asked, videos, labels, shown)
@@ -187,11 +188,12 @@ def _score(
 
 def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
     """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
-    from vactk.models.checkpoint import ModelConfig, load_model, new_model
+    from vactk.models.checkpoint import ModelConfig, new_model
+    from vactk.models.foreign import open_model
     from vactk.train.recipe import Recipe
 
     if asked.checkpoint is not None:
-        model = load_model(asked.checkpoint, pretrained=asked.pretrained)
+        model = open_model(asked.checkpoint, asked.overrides.get("model"))
         settings = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
         return model, build(Recipe, merge(settings, {**asked.overrides, "model": {}}))
     frozen = merge(

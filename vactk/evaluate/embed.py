@@ -16,6 +16,7 @@ from vactk.data.loading import Batch, DataConfig, Picture, Problem, VideoDataset
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel
+from vactk.models.pooling import Similarity, pool_frames
 from vactk.models.video_clip import VideoFeatures
 
 Scorer = Callable[[VideoFeatures], Tensor]  # features of B views -> logits (B, C)
@@ -66,9 +67,9 @@ def class_embeddings(
     return F.normalize(per_class.mean(dim=1), dim=-1)
 
 
-def similarity_scorer(classes: Tensor, scale: Tensor) -> Scorer:
-    """Logits by scaled cosine similarity to class embeddings (C, E) of unit norm."""
-    return lambda features: scale * F.normalize(features.frames.mean(dim=1), dim=-1) @ classes.T
+def similarity_scorer(classes: Tensor, scale: Tensor, similarity: Similarity = "video") -> Scorer:
+    """Logits by scaled cosine similarity to class embeddings (C, E) of unit norm; see `pool_frames`."""
+    return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T
 
 
 @torch.no_grad()

@@ -66,7 +66,8 @@ def score_classes(
     both (M2-CLIP, section 3.4).
     """
     embeddings = class_embeddings(model, videos.words, templates, accelerator.device)
-    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    similarity = similarity_scorer(embeddings, model.clip.logit_scale, model.config.similarity)
+    scorers: dict[str, Scorer] = {"similarity": similarity}
     head = model.class_head
     if head is not None and model.heads.knows(videos.classes):
         scorers["class_head"] = lambda features: head(features.pooled)

@@ -188,6 +188,22 @@ def _load_tag(clip: Any, name: str, tag: str, tag_cfg: dict[str, Any]) -> None:
         open_clip.load_checkpoint(clip, path, strict=True, weights_only=True)
 
 
+def named_config(tensors: dict[str, Tensor], *, quick_gelu: bool) -> BackboneConfig | None:
+    """OpenAI's release whose architecture `tensors` (its names, perhaps after `model.`) have, or None."""
+    try:
+        wanted = _config_of(tensors)
+    except (KeyError, ZeroDivisionError, IndexError):
+        return None
+    for name, tag in open_clip.list_pretrained():
+        cfg = open_clip.get_model_config(name)
+        if tag != "openai" or not isinstance(cfg["vision_cfg"]["layers"], int):
+            continue
+        cfg["vision_cfg"].setdefault("head_width", 64)
+        if all(cfg[key] == wanted[key] for key in wanted):
+            return BackboneConfig(name=name, pretrained=tag, quick_gelu=quick_gelu)
+    return None
+
+
 def _load_renamed(clip: Any, tensors: dict[str, Tensor], source: str) -> None:
     """Load OpenAI's or open_clip's names; a file may keep its text tower apart (`text.`) or not."""
     weights = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_ENTRIES}

@@ -15,6 +15,7 @@ from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.models.backbone import Backbone, BackboneConfig, load_backbone
 from vactk.models.heads import ClassHead, MaskedWordHead
+from vactk.models.pooling import Similarity
 from vactk.models.temporal import FrameAdapterConfig, NoTemporal
 from vactk.models.temporal_table import TEMPORAL, TemporalConfig
 from vactk.models.text_tower import TextAdapterConfig, TextTower
@@ -35,6 +36,7 @@ class ModelConfig:
     )
     text_adapter: TextAdapterConfig = field(default_factory=TextAdapterConfig)
     frame_adapter: FrameAdapterConfig = field(default_factory=FrameAdapterConfig)
+    similarity: Similarity = "video"  # to text: of a video's mean embedding, or the mean of its frames' own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,7 @@ def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool 
         temporal=config.temporal,
         text_adapter=config.text_adapter,
         frame_adapter=config.frame_adapter,
+        similarity=config.similarity,
     )
     model = VideoModel(clip, backbone, resolved, heads, class_head, word_head)
     model.train(False)

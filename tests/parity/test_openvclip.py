@@ -47,7 +47,8 @@ def test_attention_variants_alone(case):
     for variant in variants(case):
         module = NeighbourAttention(WINDOWS[variant])
         x = inputs["x"].clone().requires_grad_(True)
-        y = module.attention(block, x.transpose(0, 1), config["T"]).transpose(0, 1)
+        tokens = x.transpose(0, 1)  # (B*T, N, D)
+        y = module.attention(block, tokens, config["T"], tokens.shape[1]).transpose(0, 1)
         case.check(f"{variant}/y", y.detach())
         if f"{variant}/grad_x" not in case.manifest["tensors"]:
             continue
@@ -95,7 +96,7 @@ def all_tokens(case, model):
     visual = model.clip.visual
     x = visual._embeds(case.tensors("input")["frames"])
     for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
-        x = residual_block(block, added, x, case.config["T"])
+        x = residual_block(block, added, x, case.config["T"], x.shape[1])
     return x
 
 

@@ -14,6 +14,7 @@ from vactk.models.temporal import FrameAdapter, FrameAdapterConfig, TEDAdapter, 
 from vactk.models.text_tower import TextAdapter, TextAdapterConfig
 from vactk.models.video_clip import VideoCLIP
 from vactk.text.words import PromptMasker
+from vactk.train.optim import OptimConfig, parameter_groups
 from vactk.weights.foreign import read_state_dict
 from vactk.weights.m2clip import rename_m2clip
 
@@ -183,12 +184,16 @@ def full_model(case, clip_state):
     return model.eval(), modules.eval()
 
 
-@pytest.mark.fixtures("m2_full")
-def test_whole_model_losses_and_gradients(case, reference):
+def clip_state(reference):
+    """The raw CLIP beneath the fixture."""
     archive = read_state_dict(reference / "containers" / "openai_clip_m2.pt")
     integers = {"input_resolution", "context_length", "vocab_size"}
-    clip_state = {name: tensor.float() for name, tensor in archive.items() if name not in integers}
-    model, modules = full_model(case, clip_state)
+    return {name: tensor.float() for name, tensor in archive.items() if name not in integers}
+
+
+@pytest.mark.fixtures("m2_full")
+def test_whole_model_losses_and_gradients(case, reference):
+    model, modules = full_model(case, clip_state(reference))
     inputs = case.tensors("input")
     labels, text = inputs["labels"].long(), model.text
 
@@ -247,6 +252,34 @@ def test_whole_model_losses_and_gradients(case, reference):
         case.check(recorded, found.reshape(expected.shape))
         checked += 1
     assert checked == len(case.tensors("gradient"))
+
+
+@pytest.mark.fixtures("m2_full")
+def test_optimiser_groups(case, reference):
+    _, modules = full_model(case, clip_state(reference))
+    config = OptimConfig(decayed="all_but_biases", weight_decay=0.01)
+    found = {}
+    for group in parameter_groups(modules.named_parameters(), config):
+        for parameter in group["params"]:
+            found[id(parameter)] = (group["lr_factor"], group["weight_decay"])
+    parameters = dict(modules.named_parameters())
+    recorded = 0
+    for group in case.manifest["optimizer_groups"]:
+        for name in group["names"]:
+            (ours,) = rename_m2clip({name: torch.zeros(1)}, case.config["transformer_layers"] - 1)
+            assert found[id(parameters[ours])] == (group["lr_factor"], group["weight_decay"]), name
+            recorded += 1
+    assert recorded == len(found)
+
+
+@pytest.mark.fixtures("m2_full")
+def test_parameters_that_are_not_trained_are_those_without_gradient(case, reference):
+    model, modules = full_model(case, clip_state(reference))
+    unread = {id(parameter) for parameter in model.unread()}
+    names = {name for name, parameter in modules.named_parameters() if id(parameter) in unread}
+    num_text_blocks = case.config["transformer_layers"] - 1
+    zero = rename_m2clip({name: torch.zeros(1) for name in case.manifest["zero_gradient"]}, num_text_blocks)
+    assert names == set(zero)
 
 
 @pytest.mark.fixtures("m2_masking")

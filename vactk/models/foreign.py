@@ -10,19 +10,21 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vactk import config as settings
 from vactk.errors import VactkError
-from vactk.models.backbone import BackboneConfig, named_config
-from vactk.models.checkpoint import ModelConfig, VideoModel, load_model, new_model
+from vactk.models.backbone import BackboneConfig, load_backbone, named_config
+from vactk.models.checkpoint import Heads, ModelConfig, VideoModel, load_model, new_model, unnamed
 from vactk.models.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
-from vactk.models.temporal import STAdapterConfig
+from vactk.models.temporal import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal_table import TemporalConfig
+from vactk.models.text_tower import TextAdapterConfig, TextTower
 from vactk.weights.files import load_exactly
 from vactk.weights.foreign import read_state_dict
+from vactk.weights.m2clip import is_m2clip, rename_m2clip
 from vactk.weights.openvclip import is_openvclip, rename_openvclip
 
 # the test protocol of Open-VCLIP's release, in the words of a recipe
@@ -30,6 +32,19 @@ OPENVCLIP_RECIPE = {
     "templates": "openvclip",
     "data": {"num_frames": 8, "views": 3, "sampling": {"name": "dense", "stride": 16}},
 }
+
+
+# the test protocol of M2-CLIP's release for Kinetics-400
+M2CLIP_RECIPE = {
+    "templates": "video",
+    "data": {
+        "num_frames": 8,
+        "views": 3,
+        "sampling": {"name": "dense", "stride": 16},
+        "transform": {"eval_crops": 4},
+    },
+}
+PLACES: tuple[Literal["pre_attn", "pre_mlp"], ...] = ("pre_attn", "pre_mlp")
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,70 @@ def _openvclip_attention(tensors: Mapping[str, Tensor]) -> TemporalConfig:
     return NeighbourAttentionConfig()
 
 
+def _load_m2clip(
+    path: Path,
+    tensors: dict[str, Tensor],
+    backbone: BackboneConfig | None,
+    temporal: TemporalConfig | None,
+) -> VideoModel:
+    if backbone is None:
+        raise VactkError(f"'{path}' holds adapters of M2-CLIP without their CLIP: name it with --backbone")
+    if temporal is not None:
+        raise VactkError(f"'{path}' shows its own temporal module, TED-Adapters: leave out --temporal")
+    clip = load_backbone(backbone, weights=False).clip
+    num_text_blocks = len(TextTower(clip, nn.ModuleList()).blocks)
+    own = {name: tensor.float() for name, tensor in rename_m2clip(tensors, num_text_blocks).items()}
+    model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
+    modules = model.modules()
+    clip_names = {name for name in modules.state_dict() if name.startswith("clip.")}
+    load_exactly(modules, own, may_lack=clip_names, source=f"'{path}'")
+    info = {"recipe": M2CLIP_RECIPE, "parents": [{"path": str(path), "kind": "M2-CLIP"}]}
+    return dataclasses.replace(model, info=info)
+
+
+def _m2clip_config(own: Mapping[str, Tensor], backbone: BackboneConfig, num_text_blocks: int) -> ModelConfig:
+    """Placements, widths and kernels as the tensors, under vactk's names, show them."""
+    vision = [name for name in own if name.startswith("temporal.")]
+    text = [name for name in own if name.startswith(("text_adapters.", "word_head.adapters."))]
+    text_blocks = {int(name.split(".")[1]) for name in text if name.startswith("text_adapters.")}
+    conv = own[next(name for name in vision if name.endswith("_adapter.conv.weight"))]
+    frame_conv = own.get("frame_adapter.conv.weight")
+    down = [own[name] for name in text if name.endswith("_adapter.fc1.weight")]
+    return ModelConfig(
+        backbone=backbone,
+        temporal=TEDAdapterConfig(
+            width=conv.shape[0],
+            kernel_size=conv.shape[2],
+            layers=tuple(sorted({int(name.split(".")[1]) for name in vision})),
+            placement=_placement(vision),
+        ),
+        text_adapter=TextAdapterConfig(
+            layers=num_text_blocks - min(text_blocks) if text_blocks else 0,
+            width=down[0].shape[0] if down else 0,
+            placement=_placement(text) if text else "pre_mlp",
+        ),
+        frame_adapter=FrameAdapterConfig()
+        if frame_conv is None
+        else FrameAdapterConfig(enabled=True, width=frame_conv.shape[0], kernel_size=frame_conv.shape[2]),
+    )
+
+
+def _placement(names: list[str]) -> Literal["pre_mlp", "pre_attn", "both"]:
+    found = [place for place in PLACES if any(f".{place}_adapter." in name for name in names)]
+    return "both" if len(found) == 2 else found[0]
+
+
+def _m2clip_heads(own: Mapping[str, Tensor]) -> Heads:
+    """The file numbers classes and words and does not name them."""
+    fc, decoder = own.get("class_head.fc.weight"), own.get("word_head.decoder.weight")
+    return Heads(
+        classes=() if fc is None else unnamed(len(fc)),
+        class_head=fc is not None,
+        vocabulary=() if decoder is None else unnamed(len(decoder)),
+    )
+
+
 FOREIGN = {
+    "m2clip": ForeignKind("M2-CLIP", is_m2clip, _load_m2clip),
     "openvclip": ForeignKind("Open-VCLIP", is_openvclip, _load_openvclip),
 }

@@ -28,7 +28,7 @@ class TemporalBlock(nn.Module):
     """
 
     def pre_attn(self, x: Tensor, num_frames: int) -> Tensor:
-        """Tokens before attention. (B*T, N, D) -> (B*T, N, D)"""
+        """Tokens before attention. (B*T, N, D) -> the same; more at their end take part in this attention only."""
         return x
 
     def attention(self, block: Any, x: Tensor, num_frames: int, num_queries: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
@@ -24,6 +24,12 @@ _VISUAL = re.compile(
 )
 _TEXT = re.compile(r"transformer\.resblocks\.(\d+)\.adapter_(pre_attn|pre_mlp)\.textad_(fc1|fc2)\.(\w+)")
 _TEXT_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.")
+
+
+def is_m2clip(names: Iterable[str]) -> bool:
+    """Whether the tensors' names are those of an M2-CLIP checkpoint: adapters and heads, and no CLIP."""
+    names = set(names)
+    return "visual.conv1.weight" not in names and any(map(_VISUAL.fullmatch, names))
 
 
 def rename_m2clip(tensors: Mapping[str, Tensor], num_text_blocks: int) -> dict[str, Tensor]:

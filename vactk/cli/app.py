@@ -9,8 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 import vactk
+from vactk.cli.interpolate import interpolate
 from vactk.cli.train import train
-from vactk.cli.upcoming import export, finetune, interpolate, retrieve
+from vactk.cli.upcoming import export, finetune, retrieve
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
 
@@ -63,6 +64,6 @@ app.command(rich_help_panel="Train")(train)
 app.command(rich_help_panel="Use")(zeroshot)
 UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
 app.command(rich_help_panel="Train", context_settings=UPCOMING_SETTINGS)(finetune)
-app.command(rich_help_panel="Train", context_settings=UPCOMING_SETTINGS)(interpolate)
+app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(retrieve)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(export)

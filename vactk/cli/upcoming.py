@@ -16,11 +16,6 @@ def finetune(ctx: typer.Context, json: options.Json = False) -> None:
     _refuse(ctx)
 
 
-def interpolate(ctx: typer.Context, json: options.Json = False) -> None:
-    """Not available yet. Will mix checkpoints, (1 - alpha) A + alpha B, and measure a sweep of alphas."""
-    _refuse(ctx)
-
-
 def retrieve(ctx: typer.Context, json: options.Json = False) -> None:
     """Not available yet. Will search videos by text, and measure retrieval on MSR-VTT."""
     _refuse(ctx)

@@ -194,8 +194,7 @@ def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
 
     if asked.checkpoint is not None:
         model = open_model(asked.checkpoint, asked.overrides.get("model"))
-        settings = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
-        return model, build(Recipe, merge(settings, {**asked.overrides, "model": {}}))
+        return model, checkpoint_recipe(model, asked.overrides)
     frozen = merge(
         defaults, {"model": {"temporal": "none"}}
     )  # a recipe's modules are untrained: leave them out
@@ -210,6 +209,14 @@ def _check_answer(by: str, scores: Scores) -> None:
             f"--by {by} needs a checkpoint with a class head for exactly these classes; "
             "--by similarity takes any"
         )
+
+
+def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
+    """The settings to test a checkpoint's model with: its own recipe's, then the options."""
+    from vactk.train.recipe import Recipe
+
+    own = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
+    return build(Recipe, merge(own, {**overrides, "model": {}}))
 
 
 def _read_labels(text: str) -> tuple[str, ...]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from vactk.models.video_clip import VideoFeatures
 
 Scorer = Callable[[VideoFeatures], Tensor]  # features of B views -> logits (B, C)
 Progress = Callable[[int, int], None]  # videos done, all videos
+Row = tuple[int, dict[str, Tensor]]  # a video's place in the records, each scorer's probabilities
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,13 @@ def similarity_scorer(classes: Tensor, scale: Tensor, similarity: Similarity = "
     return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T
 
 
-@torch.no_grad()
+class Variant(NamedTuple):
+    """One of several models that are scored on the same videos: what makes `model` it, and its scorers."""
+
+    prepare: Callable[[], None]
+    scorers: Mapping[str, Scorer]
+
+
 def score_videos(
     model: VideoModel,
     videos: VideoSet,
@@ -88,9 +95,27 @@ def score_videos(
     The records are shared out over all processes, and every process gets all the scores. The model must
     already be on the accelerator's device; its mode is left as it was.
     """
+    only = [Variant(lambda: None, scorers)]
+    return score_variants(model, videos, only, config, accelerator, batch_size=batch_size, progress=progress)[
+        0
+    ]
+
+
+@torch.no_grad()
+def score_variants(
+    model: VideoModel,
+    videos: VideoSet,
+    variants: Sequence[Variant],
+    config: DataConfig,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Scores]:
+    """What `score_videos` gives for every variant of the model, while each video is read once."""
     dataset = VideoDataset(videos.records, config, picture_of(model), train=False)
     rank, world = accelerator.process_index, accelerator.num_processes
-    rows: list[tuple[int, dict[str, Tensor]]] = []
+    rows: list[list[Row]] = [[] for _ in variants]
     failures: list[Problem] = []
     partial: list[Problem] = []
     was_training = model.clip.training
@@ -99,23 +124,35 @@ def score_videos(
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
-            if len(batch.places):
-                rows.extend(_score_batch(model, batch, scorers, accelerator))
+            for variant, found in zip(variants, rows, strict=True):
+                if len(batch.places):
+                    variant.prepare()
+                    found.extend(_score_batch(model, batch, variant.scorers, accelerator))
             if progress is not None:
-                progress(min(len(dataset), world * (len(rows) + len(failures))), len(dataset))
+                progress(min(len(dataset), world * (len(rows[0]) + len(failures))), len(dataset))
     finally:
         model.train(was_training)
-    rows = sorted(gather_object(rows), key=lambda row: row[0])
+    failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
+    return [
+        _as_scores(gather_object(found), variant.scorers, failures, partial)
+        for variant, found in zip(variants, rows, strict=True)
+    ]
+
+
+def _as_scores(
+    rows: list[Row], scorers: Mapping[str, Scorer], failures: list[Problem], partial: list[Problem]
+) -> Scores:
+    rows = sorted(rows, key=lambda row: row[0])
     places = torch.tensor([place for place, _ in rows], dtype=torch.long)
     probabilities = {
         name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in scorers
     }
-    return Scores(places, probabilities, sorted(gather_object(failures)), sorted(gather_object(partial)))
+    return Scores(places, probabilities, failures, partial)
 
 
 def _score_batch(
     model: VideoModel, batch: Batch, scorers: Mapping[str, Scorer], accelerator: Accelerator
-) -> list[tuple[int, dict[str, Tensor]]]:
+) -> list[Row]:
     video = batch.video.to(accelerator.device, non_blocking=True)  # (B, V, T, 3, H, W)
     with accelerator.autocast():
         features = model.clip.video_features(video.flatten(0, 1))

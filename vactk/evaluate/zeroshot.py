@@ -65,12 +65,7 @@ def score_classes(
     Where the class head knows these classes, by the "class_head" too, and by their "ensemble": the mean of
     both (M2-CLIP, section 3.4).
     """
-    embeddings = class_embeddings(model, videos.words, templates, accelerator.device)
-    similarity = similarity_scorer(embeddings, model.clip.logit_scale, model.config.similarity)
-    scorers: dict[str, Scorer] = {"similarity": similarity}
-    head = model.class_head
-    if head is not None and model.heads.knows(videos.classes):
-        scorers["class_head"] = lambda features: head(features.pooled)
+    scorers = class_scorers(model, videos, templates, accelerator.device)
     scores = score_videos(
         model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress
     )
@@ -78,6 +73,19 @@ def score_classes(
         return scores
     both = (scores.probabilities["similarity"] + scores.probabilities["class_head"]) / 2
     return dataclasses.replace(scores, probabilities={**scores.probabilities, "ensemble": both})
+
+
+def class_scorers(
+    model: VideoModel, videos: VideoSet, templates: tuple[str, ...], device: torch.device
+) -> dict[str, Scorer]:
+    """The scorers of `score_classes`, for the weights that the model has now."""
+    embeddings = class_embeddings(model, videos.words, templates, device)
+    similarity = similarity_scorer(embeddings, model.clip.logit_scale.detach(), model.config.similarity)
+    scorers: dict[str, Scorer] = {"similarity": similarity}
+    head = model.class_head
+    if head is not None and model.heads.knows(videos.classes):
+        scorers["class_head"] = lambda features: head(features.pooled)
+    return scorers
 
 
 def evaluate(videos: VideoSet, scores: Scores) -> Evaluation:

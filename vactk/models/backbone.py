@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,14 +206,22 @@ def named_config(tensors: dict[str, Tensor], *, quick_gelu: bool) -> BackboneCon
 
 def _load_renamed(clip: Any, tensors: dict[str, Tensor], source: str) -> None:
     """Load OpenAI's or open_clip's names; a file may keep its text tower apart (`text.`) or not."""
-    weights = {name: tensor for name, tensor in tensors.items() if name not in OPENAI_ENTRIES}
-    prefixed = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-    if not any(name.startswith("visual.") for name in weights) and "visual.proj" in prefixed:
-        weights = prefixed
-    if any(name.startswith("text.") for name in clip.state_dict()):
-        weights = open_clip.model.convert_to_custom_text_state_dict(weights)
+    apart = any(name.startswith("text.") for name in clip.state_dict())
+    weights = {ours: tensors[theirs] for ours, theirs in plain_names(tensors, text_apart=apart).items()}
     weights = {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
     load_exactly(clip, weights, may_lack=set(), source=source)
+
+
+def plain_names(names: Iterable[str], *, text_apart: bool) -> dict[str, str]:
+    """The names that open_clip's model has for a plain CLIP's tensors, and those of the file.
+
+    `text_apart` says whether the model keeps its text tower under `text.`.
+    """
+    kept = {name: name for name in names if name not in OPENAI_ENTRIES}
+    prefixed = {name.removeprefix("model."): name for name in kept}
+    if not any(name.startswith("visual.") for name in kept) and "visual.proj" in prefixed:
+        kept = prefixed
+    return open_clip.model.convert_to_custom_text_state_dict(kept) if text_apart else kept
 
 
 def _config_of(tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import vactk
 from vactk import config as settings
@@ -24,6 +24,9 @@ from vactk.weights.files import fingerprint, load_exactly, read_metadata, read_t
 
 FORMAT = 1
 TOWERS = ("vision", "text")
+ADDED = ("temporal", "text_adapters", "frame_adapter")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +98,11 @@ class VideoModel:
 def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool = True) -> VideoModel:
     """A model that equals its CLIP, in evaluation mode on the CPU, with new heads.
 
-    Without `weights`, CLIP's own are left random. Raises VactkError for what in `config` cannot be built.
+    Without `weights`, CLIP's own are left random; with them, `info` tells how to rebuild the initial values of
+    what was added. Raises VactkError for what in `config` cannot be built.
     """
     heads = heads or Heads()
+    seed = torch.initial_seed()
     backbone = load_backbone(config.backbone, weights=weights)
     visual = cast(Any, backbone.clip).visual
     dim, embed_dim = visual.transformer.width, visual.output_dim
@@ -123,13 +128,55 @@ def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool 
     )
     model = VideoModel(clip, backbone, resolved, heads, class_head, word_head)
     model.train(False)
-    return model
+    if not weights:
+        return model
+    added = fingerprint(added_tensors(model.modules().state_dict()))
+    return replace(model, info={"initial": {"seed": seed, "fingerprint": added}})
+
+
+def added_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Those that were added inside CLIP's towers: neither CLIP's own nor a head's."""
+    return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in ADDED}
+
+
+def initial_values(
+    config: ModelConfig, initial: Mapping[str, Any] | None, trained: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str]:
+    """The values that what was added had before training, and how they were found, in words.
+
+    They are drawn again from the seed in a checkpoint's `initial`, and checked by its fingerprint. Where that
+    fails (a file without it, another torch), the identity that is nearest to the `trained` values stands in:
+    what starts as a constant is that constant, what starts at random keeps its trained value.
+    """
+    seed = (initial or {}).get("seed", 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = added_tensors(new_model(config, weights=False).modules().state_dict())
+    if initial and fingerprint(fresh) == initial.get("fingerprint"):
+        return fresh, f"drawn again from seed {seed}"
+    nearest = {
+        name: tensor if tensor.unique().numel() == 1 else trained[name].to(tensor.dtype)
+        for name, tensor in fresh.items()
+    }
+    return nearest, "the identity nearest to the trained values, as the seed does not give them back"
+
+
+def shapes_of(config: ModelConfig, heads: Heads) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of a model, without making any."""
+    with torch.device("meta"):
+        tensors = new_model(config, heads, weights=False).modules().state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def saved_names(modules: nn.ModuleDict, towers: tuple[str, ...]) -> set[str]:
     """The tensors that a file holds when `towers` were trained: those towers' and all that was added."""
+    return kept_names(modules.state_dict(), towers)
+
+
+def kept_names(names: Iterable[str], towers: tuple[str, ...]) -> set[str]:
+    """Of a whole model's names those that `saved_names` gives."""
     kept = set()
-    for name in modules.state_dict():
+    for name in names:
         tower = "vision" if name.startswith("clip.visual.") else "text"
         if not name.startswith("clip.") or tower in towers:
             kept.add(name)
@@ -144,16 +191,27 @@ def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: 
     modules = model.modules()
     tensors = modules.state_dict()
     saved = saved_names(modules, towers)
+    frozen = fingerprint({name: tensors[name] for name in tensors.keys() - saved})
     metadata = {
-        "format": FORMAT,
-        "version": vactk.__version__,
-        "model": settings.to_dict(model.config),
-        "heads": settings.to_dict(model.heads),
-        "towers": list(towers),
-        "frozen_fingerprint": fingerprint({name: tensors[name] for name in tensors.keys() - saved}),
+        **checkpoint_metadata(model.config, model.heads, towers, frozen),
+        "initial": model.info.get("initial"),
         **info,
     }
     save_tensors(path, {name: tensors[name] for name in saved}, metadata)
+
+
+def checkpoint_metadata(
+    config: ModelConfig, heads: Heads, towers: tuple[str, ...], frozen_fingerprint: str
+) -> dict[str, Any]:
+    """What every checkpoint must say of itself."""
+    return {
+        "format": FORMAT,
+        "version": vactk.__version__,
+        "model": settings.to_dict(config),
+        "heads": settings.to_dict(heads),
+        "towers": list(towers),
+        "frozen_fingerprint": frozen_fingerprint,
+    }
 
 
 def load_model(path: Path, *, pretrained: str = "") -> VideoModel:

@@ -1,0 +1,132 @@
+"""Weighted sums of checkpoints, tensor by tensor: interpolation, averages, task vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vactk.errors import VactkError
+from vactk.weights.stream import Entry, Source, row_ranges
+
+Coefficients = Callable[[str], Sequence[float]]  # a tensor's name -> a weight for each part, summing to 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the checkpoints that are mixed."""
+
+    label: str  # what errors call it: its path
+    source: Source
+
+
+def average(count: int) -> list[float]:
+    """Equal weights."""
+    return [1 / count] * count
+
+
+def interpolation(alpha: float) -> list[float]:
+    """(1 - alpha) A + alpha B."""
+    return [1 - alpha, alpha]
+
+
+def task_vector(scale: float) -> list[float]:
+    """A + scale (B - C) (Ilharco et al., ICLR 2023)."""
+    return [1.0, scale, -scale]
+
+
+def check_fits(part: Part, shapes: Mapping[str, tuple[int, ...]], known: Set[str], other: str) -> None:
+    """Raises VactkError, with the names that differ, unless `part` has all of `shapes`, and no more than `known`.
+
+    `other` is the checkpoint, or the model, that they come from.
+    """
+    own = part.source.entries
+    differing = [
+        f"{name} {own[name].shape} instead of {shapes[name]}"
+        for name in sorted(own.keys() & shapes.keys())
+        if own[name].shape != shapes[name]
+    ]
+    problems = [
+        f"{kind}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for kind, names in (
+            (f"only in {other}", sorted(shapes.keys() - own.keys())),
+            (f"only in '{part.label}'", sorted(own.keys() - known)),
+            ("other shape", differing),
+        )
+        if names
+    ]
+    if problems:
+        raise VactkError(
+            f"the architectures of {other} and '{part.label}' do not match; {'; '.join(problems)}"
+        )
+
+
+def mixed_entries(
+    parts: Sequence[Part], names: Sequence[str], coefficients: Coefficients
+) -> dict[str, Entry]:
+    """Shapes and types of the mixed tensors: of different types the one that holds both."""
+    entries = {}
+    for name in names:
+        used = [part.source.entries[name] for part, _ in _used(parts, name, coefficients)]
+        dtype = used[0].dtype
+        for entry in used[1:]:
+            dtype = torch.promote_types(dtype, entry.dtype)
+        entries[name] = Entry(dtype, used[0].shape)
+    return entries
+
+
+def mixed_rows(parts: Sequence[Part], name: str, coefficients: Coefficients) -> Iterator[Tensor]:
+    """The mixed tensor `name`, some rows at a time.
+
+    Where all parts agree the result is theirs to the last bit. Raises VactkError for values that are not
+    finite, and for whole numbers that differ.
+    """
+    used = _used(parts, name, coefficients)
+    first = used[0][0].source.entries[name]
+    for start, stop in row_ranges(first):
+        rows = [part.source.read(name, start, stop) for part, _ in used]
+        yield _sum(name, rows, [weight for _, weight in used], [part.label for part, _ in used])
+
+
+def mixed_tensor(parts: Sequence[Part], name: str, coefficients: Coefficients) -> Tensor:
+    """The mixed tensor `name`, whole. Raises VactkError as `mixed_rows`."""
+    pieces = list(mixed_rows(parts, name, coefficients))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _used(parts: Sequence[Part], name: str, coefficients: Coefficients) -> list[tuple[Part, float]]:
+    return [
+        (part, weight) for part, weight in zip(parts, coefficients(name), strict=True) if weight != 0
+    ] or [(parts[0], 1.0)]
+
+
+def _sum(name: str, rows: list[Tensor], weights: list[float], labels: list[str]) -> Tensor:
+    """first + sum of weight_i (row_i - first): the weighted sum, as the weights sum to 1."""
+    if not rows[0].is_floating_point():
+        if any(not torch.equal(rows[0], other) for other in rows[1:]):
+            raise VactkError(f"'{name}' holds whole numbers that differ between '{labels[0]}' and the others")
+        return rows[0]
+    dtype = torch.float64 if any(row.dtype == torch.float64 for row in rows) else torch.float32
+    first = rows[0].to(dtype)
+    total = first
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        total = torch.add(total, row.to(dtype) - first, alpha=weight)
+    if not torch.isfinite(total).all():
+        guilty = next(
+            (label for row, label in zip(rows, labels, strict=True) if not row.isfinite().all()), None
+        )
+        where = f"'{guilty}' holds" if guilty else "the result would hold"
+        raise VactkError(f"{where} NaN or infinite values in '{name}'; nothing was written")
+    return total
+
+
+def select(coefficients: Sequence[float], present: Mapping[int, bool]) -> list[float]:
+    """Weights of the parts that are there, scaled to sum to 1; equal ones where all of those are 0."""
+    kept = [weight if present[i] else 0.0 for i, weight in enumerate(coefficients)]
+    total = sum(kept)
+    if total == 0:
+        count = sum(present.values())
+        return [1 / count if present[i] else 0.0 for i in range(len(kept))]
+    return [weight / total for weight in kept]

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import vactk.torchvision_ops  # noqa: F401
 from vactk.evaluate.embed import class_embeddings, similarity_scorer
@@ -18,10 +19,13 @@ from vactk.models.frame_attention import (
     NeighbourAttention,
     NeighbourAttentionConfig,
 )
+from vactk.models.merging import plan_mixture, save_mixture
+from vactk.models.sides import open_side
 from vactk.models.temporal import NoTemporal, STAdapterConfig
 from vactk.models.video_clip import VideoCLIP, residual_block
 from vactk.text.templates import choose_templates
 from vactk.weights.foreign import read_state_dict
+from vactk.weights.merge import average, interpolation
 from vactk.weights.openvclip import rename_openvclip
 
 # isort: split
@@ -181,3 +185,50 @@ def test_class_embeddings_and_video_logits(case):
             if name == "swa":
                 score = similarity_scorer(inputs["random_classifier"], scale, model.config.similarity)
                 case.check("swa/video_logits_random_classifier", score(features))
+
+
+def mixed_file(paths, weights, output):
+    """All tensors of the mixture, under CLIP's names."""
+    mixture = plan_mixture([open_side(path, {}) for path in paths])
+    save_mixture(output, mixture, lambda _: weights, {})
+    return {name.removeprefix("clip."): tensor for name, tensor in load_file(output).items()}
+
+
+@pytest.mark.fixtures("ov_patching")
+def test_interpolation_with_the_original_clip(case, tmp_path):
+    containers = case.folder.parent / "containers"
+    ratio = case.config["ratio"]  # of the original CLIP
+    paths = [containers / "openai_clip_ov.pt", containers / "openvclip_swa.pth"]
+    found = mixed_file(paths, interpolation(1 - ratio), tmp_path / "patched.safetensors")
+    archive = read_state_dict(paths[0])
+    expected = case.load("patched.safetensors")
+    scalars = case.manifest["scalars"]
+    # the published code rounds to the archive's half precision on the way
+    rounding = 2 * scalars["max_abs_difference_to_pure_float32_interpolation"]["value"]
+    assert 0 < rounding < min(case.manifest["controls"].values()) / 10
+    compared = set()
+    for name, tensor in expected.items():
+        name = name.removeprefix("model.")
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=rounding)
+        compared.add(name)
+    text = 2 * scalars["text_tower_max_abs_vs_raw"]["value"]
+    for name in found.keys() - compared:
+        torch.testing.assert_close(found[name], archive[name].float(), rtol=0, atol=text)
+
+
+@pytest.mark.fixtures("ov_weight_average")
+def test_averaging_of_checkpoints(case, tmp_path):
+    config = case.config
+    ids = [i for i in config["ckpt_ids"] if config["wa_start"] <= i <= config["wa_end"]]
+    assert ids == config["used"]
+    paths = []
+    for i in ids:  # as the training script writes them
+        tensors = case.load(f"checkpoint_epoch_{i:05d}.safetensors")
+        paths.append(tmp_path / f"checkpoint_epoch_{i:05d}.pyth")
+        torch.save({"epoch": i - 1, "model_state": tensors, "cfg": "x: 1"}, paths[-1])
+    found = mixed_file(paths, average(len(paths)), tmp_path / "averaged.safetensors")
+    expected = read_state_dict(case.folder.parent / case.manifest["expected_output"])
+    atol = 4 * case.manifest["scalars"]["max_abs_vs_float64_mean"]["value"]
+    assert {f"model.{name}" for name in found} == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[f"model.{name}"], rtol=0, atol=atol)

@@ -164,8 +164,8 @@ def _print(result: dict[str, Any]) -> None:
     for point in result["points"]:
         mark = "  best" if point["alpha"] == best["alpha"] else ""
         rows.append([f"{point['alpha']:g}{mark}", *(percent(value) for value in _columns(point).values())])
-    title = f"Top-1 of (1 - alpha) A + alpha B, %\n{result['direction']}"
-    print_table(title, ("alpha", *columns), rows)
+    print_table("Top-1 of (1 - alpha) A + alpha B, %", ("alpha", *columns), rows)
+    print_line(result["direction"])
     print_line(f"best trade-off: alpha {best['alpha']:g}, harmonic mean {percent(best['trade_off'])}")
     for path in result["curve"]:
         print_line(f"curve: {path}")

@@ -11,7 +11,7 @@ from vactk.errors import VactkError, pick
 MODES = ("--alpha", "--weights", "--soup", "--task-vector", "--sweep")
 SOUPS = {"uniform": "uniform", "greedy": "greedy"}
 MAX_POINTS = 1000
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Mixing:
         result = {
             "points": [_as_json(point, sets) for point in points],
             "best": {**_as_json(best, sets), "trade_off": best.trade_off},
-            "direction": f"0 is {self.mixture.parts[0].label}, 1 is {self.mixture.parts[1].label}",
+            "direction": f"alpha 0 is {self.mixture.parts[0].label}, 1 is {self.mixture.parts[1].label}",
             "curve": [str(path) for path in drawn],
             "notes": self.notes,
         }

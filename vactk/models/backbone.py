@@ -59,7 +59,7 @@ def load_backbone(config: BackboneConfig, *, weights: bool = True) -> Backbone:
     if config.name == TOY:
         return _load_toy(config, weights)
     if Path(config.name).suffix or Path(config.name).exists():
-        return _load_file(config)
+        return _load_file(config, weights)
     return _load_named(config, weights)
 
 
@@ -108,7 +108,7 @@ def _load_named(config: BackboneConfig, weights: bool) -> Backbone:
     )
 
 
-def _load_file(config: BackboneConfig) -> Backbone:
+def _load_file(config: BackboneConfig, weights: bool) -> Backbone:
     """A CLIP whose architecture is read off its weights: OpenAI's layout, heads of 64 channels."""
     path = Path(config.name)
     if config.pretrained:
@@ -126,7 +126,8 @@ def _load_file(config: BackboneConfig) -> Backbone:
     from_openai = tensors.keys() >= OPENAI_ENTRIES
     quick_gelu = from_openai if config.quick_gelu is None else config.quick_gelu
     clip = _build(cfg, quick_gelu=quick_gelu)
-    _load_renamed(clip, tensors, f"'{path}'")
+    if weights:
+        _load_renamed(clip, tensors, f"'{path}'")
     return Backbone(
         clip=clip,
         tokenize=open_clip.SimpleTokenizer(context_length=clip.context_length),

@@ -53,7 +53,7 @@ def open_side(path: Path, stated: Mapping[str, Any]) -> Side:
         heads = settings.build(Heads, info["heads"])
         towers = tuple(info["towers"])
         expected = info["frozen_fingerprint"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, VactkError) as error:
         raise VactkError(f"the metadata of '{path}' are damaged: {error}") from error
     assert isinstance(expected, str)
     pretrained = stated.get("backbone", {}).get("pretrained")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -70,10 +71,7 @@ def mixed_entries(
     entries = {}
     for name in names:
         used = [part.source.entries[name] for part, _ in _used(parts, name, coefficients)]
-        dtype = used[0].dtype
-        for entry in used[1:]:
-            dtype = torch.promote_types(dtype, entry.dtype)
-        entries[name] = Entry(dtype, used[0].shape)
+        entries[name] = Entry(_widest(entry.dtype for entry in used), used[0].shape)
     return entries
 
 
@@ -102,17 +100,23 @@ def _used(parts: Sequence[Part], name: str, coefficients: Coefficients) -> list[
     ] or [(parts[0], 1.0)]
 
 
+def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    return functools.reduce(torch.promote_types, dtypes)
+
+
 def _sum(name: str, rows: list[Tensor], weights: list[float], labels: list[str]) -> Tensor:
     """first + sum of weight_i (row_i - first): the weighted sum, as the weights sum to 1."""
     if not rows[0].is_floating_point():
         if any(not torch.equal(rows[0], other) for other in rows[1:]):
             raise VactkError(f"'{name}' holds whole numbers that differ between '{labels[0]}' and the others")
         return rows[0]
-    dtype = torch.float64 if any(row.dtype == torch.float64 for row in rows) else torch.float32
+    widest = _widest(row.dtype for row in rows)
+    dtype = torch.promote_types(widest, torch.float32)
     first = rows[0].to(dtype)
     total = first
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         total = torch.add(total, row.to(dtype) - first, alpha=weight)
+    total = total.to(widest)
     if not torch.isfinite(total).all():
         guilty = next(
             (label for row, label in zip(rows, labels, strict=True) if not row.isfinite().all()), None

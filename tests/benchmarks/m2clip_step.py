@@ -133,7 +133,7 @@ def make(recipe_name: str) -> tuple[VideoTextTask, VideoModel]:
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     model.train(True)
-    return build_task(recipe, model, videos), model
+    return build_task(recipe, model, videos, print), model
 
 
 def vision(recipe: str, repeats: int) -> None:
@@ -175,7 +175,7 @@ def whole_step(repeats: int) -> None:
 
     def ours() -> Tensor:
         torch.manual_seed(0)
-        loss = task(video, labels)["loss"]
+        loss = task(video, labels, labels)["loss"]
         loss.backward()
         return loss.detach()
 
@@ -210,9 +210,9 @@ def one_step(*, checkpointing: bool) -> None:
     task, model = make("m2clip-k400")
     model.clip.gradient_checkpointing = checkpointing
     video, labels = torch.randn(2, 8, 3, 224, 224), torch.tensor([3, 77])
-    task(video[:1, :1], labels[:1])["loss"].backward()  # text is prepared here
+    task(video[:1, :1], labels[:1], labels[:1])["loss"].backward()  # text is prepared here
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    task(video, labels)["loss"].backward()
+    task(video, labels, labels)["loss"].backward()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{peak:,.0f} MiB, of which {peak - before:,.0f} MiB over the step's start")
 

@@ -100,9 +100,7 @@ def losses(task: VideoTextTask, video: Tensor, labels: Tensor, class_tokens: Ten
     class_text = text_embedding(model, class_tokens, text_hidden(model, class_tokens))
     embedding = F.normalize(frames.mean(dim=1), dim=-1)
     found = {
-        "contrastive": contrastive_loss(
-            embedding, text_embedding(model, tokens, hidden), labels, model.logit_scale
-        ),
+        "contrastive": contrastive_loss(embedding, class_text[labels], labels, model.logit_scale),
         "cross_modal": cross_modal_loss(embedding, class_text, labels, model.logit_scale),
         "masked_words": masked_word_loss(words, word_labels),
         "visual": F.cross_entropy(task.class_head(pooled), labels),

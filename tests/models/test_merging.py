@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from vactk.errors import VactkError
 from vactk.models import checkpoint
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model, save_model
+from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model, part_of_clip, save_model
 from vactk.models.frame_attention import NeighbourAttentionConfig
 from vactk.models.merging import plan_mixture, save_mixture
 from vactk.models.sides import open_side
@@ -34,8 +34,7 @@ def trained(path, towers=(), seed=1, heads=None, **config):
     generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for name, parameter in model.modules().named_parameters():
-            tower = "vision" if name.startswith("clip.visual.") else "text"
-            if not name.startswith("clip.") or tower in towers:
+            if part_of_clip(name) in (None, *towers):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_model(path, model, towers=towers, info={"recipe": {"templates": "object"}})
     return {name: tensor.clone() for name, tensor in model.modules().state_dict().items()}
@@ -60,7 +59,7 @@ def original(**config):
     return tensors(new_model(ModelConfig(backbone=TOY, **config)))
 
 
-@pytest.mark.parametrize("towers", [(), ("vision",), ("vision", "text")])
+@pytest.mark.parametrize("towers", [(), ("vision",), ("vision", "text", "scale")])
 def test_two_of_a_kind(tmp_path, towers):
     a = trained(tmp_path / "a.safetensors", towers, seed=1, **ADAPTERS)
     b = trained(tmp_path / "b.safetensors", towers, seed=2, **ADAPTERS)
@@ -137,7 +136,7 @@ def test_vision_of_one_and_text_of_the_other(tmp_path):
     b = trained(tmp_path / "b.safetensors", ("text",), seed=2)
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     mixture, model = mixed(tmp_path, paths, average(2))
-    assert mixture.metadata["towers"] == ["vision", "text"]
+    assert mixture.metadata["towers"] == ["vision", "text", "scale"]
     for name, tensor in tensors(model).items():
         torch.testing.assert_close(tensor, (a[name] + b[name]) / 2)
 
@@ -163,7 +162,7 @@ def test_plain_weights_of_another_clip_make_a_whole_checkpoint(tmp_path):
     mixture, model = mixed(
         tmp_path, [tmp_path / "clip.safetensors", tmp_path / "a.safetensors"], interpolation(0.5)
     )
-    assert mixture.metadata["towers"] == ["vision", "text"]
+    assert mixture.metadata["towers"] == ["vision", "text", "scale"]
     assert any("differ in towers that they did not train" in note for note in mixture.notes)
     for name, tensor in clip.items():
         torch.testing.assert_close(tensors(model)[f"clip.{name}"], (tensor + a[f"clip.{name}"]) / 2)

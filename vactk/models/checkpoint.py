@@ -23,7 +23,7 @@ from vactk.models.video_clip import VideoCLIP
 from vactk.weights.files import fingerprint, load_exactly, read_metadata, read_tensors, save_tensors
 
 FORMAT = 1
-TOWERS = ("vision", "text")
+TOWERS = ("vision", "text", "scale")  # the parts of CLIP; "scale" is its temperature
 ADDED = ("temporal", "text_adapters", "frame_adapter")
 
 T = TypeVar("T")
@@ -168,19 +168,23 @@ def shapes_of(config: ModelConfig, heads: Heads) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def part_of_clip(name: str) -> str | None:
+    """The part of CLIP that a tensor belongs to, "vision", "text" or "scale"; None for what was added."""
+    if not name.startswith("clip."):
+        return None
+    if name in ("clip.logit_scale", "clip.logit_bias"):
+        return "scale"
+    return "vision" if name.startswith("clip.visual.") else "text"
+
+
 def saved_names(modules: nn.ModuleDict, towers: tuple[str, ...]) -> set[str]:
-    """The tensors that a file holds when `towers` were trained: those towers' and all that was added."""
+    """The tensors that a file holds when `towers` were trained: those and all that was added."""
     return kept_names(modules.state_dict(), towers)
 
 
 def kept_names(names: Iterable[str], towers: tuple[str, ...]) -> set[str]:
     """Of a whole model's names those that `saved_names` gives."""
-    kept = set()
-    for name in names:
-        tower = "vision" if name.startswith("clip.visual.") else "text"
-        if not name.startswith("clip.") or tower in towers:
-            kept.add(name)
-    return kept
+    return {name for name in names if part_of_clip(name) in (None, *towers)}
 
 
 def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: Mapping[str, Any]) -> None:

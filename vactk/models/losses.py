@@ -43,8 +43,31 @@ def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return losses / (labels >= 0).sum().clamp(min=1)
 
 
+def pair_loss(video: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's own symmetric loss: row i of `video` and row i of `text`, (B, E) of unit norm, belong together."""
+    logits = scale * video @ text.T  # (B, B)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
 def gather(x: Tensor) -> Tensor:
-    """The rows of all processes in order of their rank, gradients passing back. x (B, ...) -> (P*B, ...)"""
+    """The rows of all processes in order of their rank, gradients passing back. x (B, ...) -> (sum of B, ...)
+
+    B may differ between processes: videos that cannot be read are missing from a batch.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return x
-    return torch.cat(all_gather(x))
+    if x.dtype == torch.bool:  # not every backend gathers those
+        return gather(x.long()).bool()
+    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
+    counts = [int(size) for size in sizes]
+    padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
+    parts = all_gather(padded) if x.is_floating_point() else _gather_integers(padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def _gather_integers(x: Tensor) -> list[Tensor]:
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x)
+    return parts

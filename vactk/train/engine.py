@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,8 @@ from vactk.data.loading import Batch, VideoDataset, train_loader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import make_accelerator
 from vactk.models.checkpoint import VideoModel, saved_names
+from vactk.train.averaging import WeightAverage
+from vactk.train.interpolated import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.train.recipe import Recipe, RunConfig
 from vactk.train.task import VideoTextTask
@@ -57,8 +59,16 @@ class Engine:
     """A task, its optimiser and its data, ready to run from `progress.step` on."""
 
     def __init__(
-        self, recipe: Recipe, model: VideoModel, task: VideoTextTask, dataset: VideoDataset, *, logs: Path
+        self,
+        recipe: Recipe,
+        model: VideoModel,
+        task: VideoTextTask,
+        dataset: VideoDataset,
+        *,
+        originals: Mapping[str, Tensor],
+        logs: Path,
     ) -> None:
+        """`originals` has, by their names in files, the original weights that are not in the model now."""
         run = recipe.run
         self.recipe = recipe
         self.model = model
@@ -77,6 +87,11 @@ class Engine:
         task.to(self.accelerator.device)
         optimizer = build_optimizer(groups, recipe.optim)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
+        # before a saved state is loaded
+        self.anchor = (
+            Anchor(self.modules.named_parameters(), originals) if recipe.interpolated.weight else None
+        )
+        self.average = self._new_average()
 
     def run(self, until: int, on_step: StepDone) -> None:
         """Steps up to `until`; `on_step` hears of each. Raises VactkError when the loss is not finite."""
@@ -87,6 +102,7 @@ class Engine:
             line = self._step(batches)
             self.clock.steps_s += time.perf_counter() - started
             self.progress.step += 1
+            self._update_average()
             on_step(self.progress.step, {**line, **self.clock.rates()})
 
     def state(self) -> dict[str, Any]:
@@ -99,6 +115,7 @@ class Engine:
             "modules": {name: tensor for name, tensor in self.modules.state_dict().items() if name in names},
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "average": None if self.average is None else self.average.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -109,11 +126,27 @@ class Engine:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.average is not None and state["average"] is not None:
+            self.average.load_state(state["average"])
         self.progress = Progress(step=state["step"], failed=dict(state["failed"]))
 
     def track(self, step: int, values: dict[str, float]) -> None:
         """Send a line of metrics to the tracker that the recipe names."""
         self.accelerator.log(values, step=step)
+
+    def _new_average(self) -> WeightAverage | None:
+        if not self.recipe.average.interval(self.steps_per_epoch):
+            return None
+        return WeightAverage({n: p for n, p in self.modules.named_parameters() if p.requires_grad})
+
+    def _update_average(self) -> None:
+        if self.average is None:
+            return
+        config, step = self.recipe.average, self.progress.step
+        start = round(config.start_epoch * self.steps_per_epoch)
+        on_time = step >= start and (step - start) % config.interval(self.steps_per_epoch) == 0
+        if on_time or step == self.total_steps:
+            self.average.update()
 
     def _check_batch(self) -> None:
         run, world = self.recipe.run, self.accelerator.num_processes
@@ -140,17 +173,25 @@ class Engine:
         """One optimiser step. What is random in it depends on the seed, the step and the process alone."""
         step, parts = self.progress.step, self.recipe.run.accumulate
         torch.manual_seed(derive_seed(self.recipe.run.seed, step, self.accelerator.process_index))
-        lr = peak_lr(self.recipe.optim, self.recipe.run.batch_size)
-        lr *= schedule(step, self.total_steps, self.warmup_steps)
+        optim = self.recipe.optim
+        lr = peak_lr(optim, self.recipe.run.batch_size)
+        lr *= schedule(step, self.total_steps, self.warmup_steps, optim.first, optim.last)
         set_lr(self.optimizer, lr)
         sums: dict[str, Tensor] = {}
+        alpha = self.recipe.interpolated.draw(derive_seed(self.recipe.run.seed, step))
         for part in range(parts):
             batch = self._next(batches)
+            values = {}
+            if self.anchor is not None:
+                with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
+                    mixed = self._losses(batch)["loss"]
+                    self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
+                    values["interpolated_loss"] = mixed
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
                 losses = self._losses(batch)
                 self.accelerator.backward(losses["loss"] / parts)
-            for name, value in losses.items():
+            for name, value in {**losses, **values}.items():
                 sums[name] = sums.get(name, 0) + value.detach() / parts
         means = self.accelerator.reduce(sums, reduction="mean")
         line = {name: float(value) for name, value in means.items()}
@@ -159,7 +200,8 @@ class Engine:
         norm = self._clip_gradients()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**line, "lr": lr, "grad_norm": norm}
+        drawn = {} if self.anchor is None else {"alpha": alpha}
+        return {**line, **drawn, "lr": lr, "grad_norm": norm}
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.perf_counter()
@@ -186,7 +228,7 @@ class Engine:
             trained = [p for p in self.task.parameters() if p.requires_grad]
             return {"loss": torch.stack([p.sum() * 0 for p in trained]).sum()}
         video = batch.video[:, 0].to(device, non_blocking=True)  # one view: (B, T, 3, H, W)
-        return self.task(video, batch.labels.to(device, non_blocking=True))
+        return self.task(video, *(x.to(device, non_blocking=True) for x in (batch.labels, batch.places)))
 
     def _clip_gradients(self) -> float:
         limit = self.recipe.optim.clip_grad_norm or math.inf

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,9 @@ import torch
 from torch import nn
 
 from vactk.errors import VactkError
+
+_BLOCK = re.compile(r"clip\..*transformer\.resblocks\.(\d+)\.")
+_BELOW_BLOCKS = ("conv1.", "class_embedding", "positional_embedding", "token_embedding", "ln_pre.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +25,23 @@ class OptimConfig:
     lr_batch: int = 256  # 0: take lr as it is
     text_lr_factor: float = 0.5  # for what is trained in the text tower
     tower_lr_factor: float = 1.0  # for CLIP's own weights, where they are trained
+    layer_decay: float = 1.0  # factor on the rate of CLIP's own blocks, from each to the one before it
     weight_decay: float = 1e-2
-    decayed: Literal["matrices", "all_but_biases"] = "matrices"  # the latter, norms too, as M2-CLIP published
+    # M2-CLIP's release decays all but biases, norms too; Open-VCLIP's all but vectors, the temperature too
+    decayed: Literal["matrices", "all_but_biases", "all_but_vectors"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_epochs: float = 1.0
+    first: float = 0.01  # share of lr at the first step of the warm-up
+    last: float = 0.0  # and at the end of the cosine
     clip_grad_norm: float = 1.0  # of all gradients as a whole; 0: off
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise VactkError(f"lr must be above 0, got {self.lr}")
+        if not 0 < self.layer_decay <= 1:
+            raise VactkError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if not 0 <= self.first <= 1 or not 0 <= self.last <= 1:
+            raise VactkError("first and last are shares of lr, from 0 to 1")
         if self.weight_decay < 0 or self.warmup_epochs < 0 or self.clip_grad_norm < 0:
             raise VactkError("weight_decay, warmup_epochs and clip_grad_norm must be at least 0")
 
@@ -41,13 +53,14 @@ def parameter_groups(
 
     Biases do not decay, nor do norms unless `config.decayed` says so.
     """
+    parameters = list(parameters)
+    depths = _depths([name for name, _ in parameters])
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
         if parameter.requires_grad:
-            is_bias = name.endswith("bias")
-            decays = not is_bias if config.decayed == "all_but_biases" else parameter.ndim > 1
-            decay = config.weight_decay if decays else 0.0
-            groups.setdefault((_lr_factor(name, config), decay), []).append(parameter)
+            decay = config.weight_decay if _decays(name, parameter, config) else 0.0
+            factor = _lr_factor(name, config) * config.layer_decay ** depths[name]
+            groups.setdefault((factor, decay), []).append(parameter)
     return [
         {"params": members, "lr_factor": factor, "weight_decay": decay}
         for (factor, decay), members in groups.items()
@@ -65,12 +78,12 @@ def peak_lr(config: OptimConfig, batch_size: int) -> float:
     return config.lr * batch_size / config.lr_batch if config.lr_batch else config.lr
 
 
-def schedule(step: int, total_steps: int, warmup_steps: int) -> float:
-    """The factor on the peak learning rate at `step` (from 0): linear warm-up, then a cosine to zero."""
+def schedule(step: int, total_steps: int, warmup_steps: int, first: float = 0.0, last: float = 0.0) -> float:
+    """The factor on the peak learning rate at `step`, from 0: a line from `first` to 1, a cosine to `last`."""
     if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        return first + (1 - first) * step / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -82,6 +95,32 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def _lr_factor(name: str, config: OptimConfig) -> float:
     is_text = name.startswith(("text_adapters.", "word_head.adapters."))
     if name.startswith("clip."):
-        is_text = not name.startswith("clip.visual.")
+        is_text = not _is_vision(name) and name != "clip.logit_scale"
     factor = config.tower_lr_factor if name.startswith("clip.") else 1.0
     return factor * (config.text_lr_factor if is_text else 1.0)
+
+
+def _decays(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
+    if config.decayed == "matrices":
+        return parameter.ndim > 1
+    is_bias = name.endswith("bias")
+    return not is_bias if config.decayed == "all_but_biases" else not is_bias and parameter.ndim != 1
+
+
+def _depths(names: Sequence[str]) -> dict[str, int]:
+    """How many blocks of its tower lie above each of CLIP's parameters; 0 for everything else."""
+    number = {name: int(match.group(1)) for name in names if (match := _BLOCK.match(name))}
+    depths = dict.fromkeys(names, 0)
+    for tower in (True, False):
+        members = [name for name in names if name.startswith("clip.") and _is_vision(name) == tower]
+        count = 1 + max((number[name] for name in members if name in number), default=-1)
+        for name in members:
+            if name in number:
+                depths[name] = count - 1 - number[name]
+            elif any(part in name for part in _BELOW_BLOCKS):
+                depths[name] = count
+    return depths
+
+
+def _is_vision(name: str) -> bool:
+    return name.startswith("clip.visual.")

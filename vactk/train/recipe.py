@@ -12,6 +12,8 @@ from vactk.data.loading import DataConfig
 from vactk.errors import VactkError, pick
 from vactk.models.checkpoint import ModelConfig
 from vactk.text.templates import choose_templates
+from vactk.train.averaging import AverageConfig
+from vactk.train.interpolated import InterpolatedConfig
 from vactk.train.optim import OptimConfig
 from vactk.train.task import TaskConfig
 
@@ -54,11 +56,15 @@ class Recipe:
     dataset: str = ""  # a name that vactk knows
     data_root: str = ""  # where the dataset's files are; empty: its usual place
     shots: int = 0  # training videos of each class, drawn by run.seed; 0: all
+    start: str = ""  # a checkpoint to start from; empty: CLIP as it is
+    descriptions: str = ""  # a JSON-lines file with descriptions of the training videos
     templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    interpolated: InterpolatedConfig = field(default_factory=InterpolatedConfig)
+    average: AverageConfig = field(default_factory=AverageConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:

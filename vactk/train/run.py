@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from vactk import config as settings
 from vactk.data.datasets import find_dataset
@@ -20,16 +21,20 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
+from vactk.text.descriptions import match_descriptions, read_descriptions, shorten
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
+from vactk.train.descriptions import DescriptionTexts
 from vactk.train.engine import Engine, interruptible
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
 from vactk.train.run_folder import RunFolder
+from vactk.train.start import start_from
 from vactk.train.task import VideoTextTask, choose_trained
 from vactk.weights.atomic import write_text
 
 Progress = Callable[[int, int], None]  # done, total
+LAST = "last.safetensors"  # the weights of the last step, where model.safetensors is a mean
 FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
 
 
@@ -81,9 +86,14 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         for split in (dataset.train_split, *dataset.eval_splits)
     }
     engine = _engine(recipe, _training_videos(recipe, splits[dataset.train_split]), folder, reporter)
-    _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)
-    evaluations = [_evaluate(engine, splits[split], reporter) for split in dataset.eval_splits]
-    return _finish(engine, folder, evaluations)
+    tests = {split: splits[split] for split in dataset.eval_splits}
+    _train(engine, tests, folder, reporter)
+    if engine.average is None:
+        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
+    if folder.is_writer:
+        _save(engine, folder.path / LAST, {"averaged": 0})
+    with engine.average.in_place():
+        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
 
 
 def _training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
@@ -105,14 +115,18 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
         vocabulary=build_vocabulary(prompts) if task.masked_words > 0 else (),
     )
     model = new_model(recipe.model, heads)
+    originals: dict[str, Tensor] = {}
+    if recipe.start:
+        model, originals = start_from(Path(recipe.start), model)
     model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
     choose_trained(model, task.towers)
     reporter.message(describe(model, videos))
     engine = Engine(
         recipe,
         model,
-        build_task(recipe, model, videos),
+        build_task(recipe, model, videos, reporter.message),
         VideoDataset(videos.records, recipe.data, picture_of(model), train=True, seed=recipe.run.seed),
+        originals=originals,
         logs=folder.path / "logs",
     )
     if engine.total_steps < FEW_STEPS:
@@ -142,8 +156,13 @@ def describe(model: VideoModel, videos: VideoSet) -> str:
     )
 
 
-def build_task(recipe: Recipe, model: VideoModel, videos: VideoSet) -> VideoTextTask:
-    """The model's losses on `videos`, with their texts computed as far as they are frozen."""
+def build_task(
+    recipe: Recipe, model: VideoModel, videos: VideoSet, message: Callable[[str], None]
+) -> VideoTextTask:
+    """The model's losses on `videos`, with their texts computed as far as they are frozen.
+
+    `message` hears of what is amiss with descriptions.
+    """
     templates = choose_templates(recipe.templates)
     tokenize = model.backbone.tokenize
     text_is_frozen = "text" not in recipe.task.towers
@@ -165,7 +184,36 @@ def build_task(recipe: Recipe, model: VideoModel, videos: VideoSet) -> VideoText
             rate=recipe.task.mask_rate,
         )
         masked = MaskedPrompts(masker, videos.words, templates)
-    return VideoTextTask(model, recipe.task, prompts, masked)
+    descriptions = None
+    if recipe.descriptions and recipe.task.descriptions:
+        frozen = text_is_frozen and model.clip.text.is_plain
+        descriptions = describing_texts(recipe.descriptions, videos, tokenize, frozen=frozen, message=message)
+    return VideoTextTask(model, recipe.task, prompts, masked, descriptions)
+
+
+def describing_texts(
+    file: str, videos: VideoSet, tokenize: Any, *, frozen: bool, message: Callable[[str], None]
+) -> DescriptionTexts:
+    """The descriptions in `file` of `videos`. `message` hears of missing, extra and shortened ones."""
+    matched = match_descriptions(read_descriptions(Path(file)), [record.video for record in videos.records])
+    if matched.missing:
+        message(
+            f"{len(matched.missing)} of {len(videos.records)} videos have no description in '{file}', such as "
+            f"'{matched.missing[0]}': they are trained on without one"
+        )
+    if matched.extra:
+        message(f"{len(matched.extra)} described videos are not trained on, such as '{matched.extra[0]}'")
+    texts = [text for own in matched.texts for text in own]
+    limit = tokenize.context_length - 2  # start and end
+    short = [shorten(text, lambda words: len(tokenize.encode(words)), limit) for text in texts]
+    changed = sum(before != after for before, after in zip(texts, short, strict=True))
+    if changed:
+        message(
+            f"{changed} of {len(texts)} descriptions were cut to the {tokenize.context_length} tokens "
+            "of the text tower"
+        )
+    counts = torch.tensor([len(own) for own in matched.texts])
+    return DescriptionTexts(tokenize(short), counts, frozen=frozen)
 
 
 def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, reporter: Reporter) -> None:
@@ -223,15 +271,21 @@ def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) ->
         failed=[engine.progress.failed[index] for index in sorted(engine.progress.failed)],
     )
     if folder.is_writer:
-        info = {
-            "recipe": settings.to_dict(recipe),
-            "dataset": recipe.dataset,
-            "num_frames": recipe.data.num_frames,
-            "templates": recipe.templates,
-            "step": engine.progress.step,
-            "parents": [],
-        }
-        save_model(folder.checkpoint, engine.model, towers=recipe.task.towers, info=info)
+        _save(engine, folder.checkpoint, {"averaged": engine.average.count if engine.average else 0})
         write_text(folder.result, json.dumps(asdict(result), indent=2) + "\n")
     engine.accelerator.end_training()
     return result
+
+
+def _save(engine: Engine, path: Path, more: dict[str, Any]) -> None:
+    recipe = engine.recipe
+    info = {
+        "recipe": settings.to_dict(recipe),
+        "dataset": recipe.dataset,
+        "num_frames": recipe.data.num_frames,
+        "templates": recipe.templates,
+        "step": engine.progress.step,
+        "parents": [recipe.start] if recipe.start else [],
+        **more,
+    }
+    save_model(path, engine.model, towers=recipe.task.towers, info=info)

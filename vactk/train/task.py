@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
-from vactk.models.checkpoint import VideoModel
-from vactk.models.losses import contrastive_loss, cross_modal_loss, gather, masked_word_loss
+from vactk.models.checkpoint import VideoModel, part_of_clip
+from vactk.models.losses import contrastive_loss, cross_modal_loss, gather, masked_word_loss, pair_loss
+from vactk.models.pooling import pool_frames
+from vactk.train.descriptions import Described, DescriptionTexts
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 
 
@@ -20,11 +22,15 @@ from vactk.train.prompts import ClassPrompts, MaskedPrompts
 class TaskConfig:
     """What is trained, and on which losses. A weight of 0 turns a loss off, and its work and its head with it."""
 
-    towers: tuple[Literal["vision", "text"], ...] = ()  # towers of CLIP trained besides what was added
+    towers: tuple[Literal["vision", "text", "scale"], ...] = ()  # of CLIP's own; "scale" is its temperature
     contrastive: float = 0.5  # videos against the texts of the batch
     cross_modal: float = 0.5  # videos against the texts of all classes
     masked_words: float = 0.1  # masked words of a prompt, guessed from the video
     visual: float = 1.0  # class head on the vision tower
+    descriptions: float = 1.0  # videos against descriptions of them, where the recipe names a file of those
+    contrastive_text: Literal["clean", "masked"] = (
+        "clean"  # published: masked, by code that then masks nothing
+    )
     doubled_softmax: bool = False  # cross_modal as in M2-CLIP's published code, which takes the softmax twice
     mask_rate: float = 0.2  # share of a prompt's words that is masked
     head_dropout: float = 0.5  # before the class head
@@ -52,37 +58,49 @@ class TaskConfig:
 class Outputs(NamedTuple):
     """What the losses read; None where no loss asks for it."""
 
-    video: Tensor  # (B, E), unit norm
+    video: Tensor  # (B, E), as `pool_frames` makes it
     pooled: Tensor  # (B, D)
     labels: Tensor  # (B,) int64
     class_text: Tensor | None  # (C, E), unit norm
-    sample_text: Tensor | None  # (B, E), unit norm: of the masked prompts where words are masked
+    sample_text: Tensor | None  # (B, E), unit norm: of the videos' own classes
     word_logits: Tensor | None  # (B, L, V), for the masked prompts
     word_labels: Tensor | None  # (B, L) int64
+    described: Described | None
 
 
 class VideoTextTask(nn.Module):
     """Losses of a batch of labelled videos."""
 
     def __init__(
-        self, model: VideoModel, config: TaskConfig, prompts: ClassPrompts, masked: MaskedPrompts | None
+        self,
+        model: VideoModel,
+        config: TaskConfig,
+        prompts: ClassPrompts,
+        masked: MaskedPrompts | None,
+        descriptions: DescriptionTexts | None = None,
     ) -> None:
-        """`masked` makes the prompts of the masked-word loss, None where that is off."""
+        """`masked` makes the prompts of the masked-word loss, None where that is off; so do `descriptions`."""
         super().__init__()
         self.clip = model.clip
         self.class_head = model.class_head
         self.word_head = model.word_head
         self.prompts = prompts
         self.masked = masked
+        self.descriptions = descriptions
+        self.similarity = model.config.similarity
         self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
+        if descriptions is not None and config.descriptions > 0:
+            self.weights["descriptions"] = config.descriptions
         self.doubled_softmax = config.doubled_softmax
+        self.contrastive_text = config.contrastive_text
 
-    def forward(self, video: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """video (B, T, 3, H, W), labels (B,) int64 -> each loss, and "loss", their weighted sum: scalars.
+    def forward(self, video: Tensor, labels: Tensor, places: Tensor) -> dict[str, Tensor]:
+        """Each loss, and "loss", their weighted sum: scalars.
 
-        Where words are masked, "word_accuracy" (percent) and "num_masked_words" (per video) come with them.
+        video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records. Where words are
+        masked, "word_accuracy" (percent) and "num_masked_words" (per video) come with the losses.
         """
-        outputs = self._outputs(video, labels)
+        outputs = self._outputs(video, labels, places)
         values = {name: LOSSES[name](self, outputs) for name in self.weights}
         total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
         found = {"loss": total, **values}
@@ -90,22 +108,35 @@ class VideoTextTask(nn.Module):
             return found
         return {**found, **word_metrics(outputs.word_logits, outputs.word_labels)}
 
-    def _outputs(self, video: Tensor, labels: Tensor) -> Outputs:
+    def _outputs(self, video: Tensor, labels: Tensor, places: Tensor) -> Outputs:
         features = self.clip.video_features(video)
         class_text = sample_text = word_logits = word_labels = None
-        if "cross_modal" in self.weights or (self.masked is None and "contrastive" in self.weights):
+        contrastive = "contrastive" in self.weights
+        masked_contrastive = contrastive and self.contrastive_text == "masked" and self.masked is not None
+        if "cross_modal" in self.weights or (contrastive and not masked_contrastive):
             class_text = self.prompts(self.clip.text)
+            sample_text = class_text[labels]
         if self.masked is not None:
             tokens, word_labels = self.masked.draw(labels)
             text = self.clip.text
             through = text.hidden(tokens)
             assert self.word_head is not None
             word_logits = self.word_head(text.tower, through.hidden, features.frames)
-            sample_text = F.normalize(text.pool(through), dim=-1)
-        elif class_text is not None:
-            sample_text = class_text[labels]
-        embedding = F.normalize(features.frames.mean(dim=1), dim=-1)
-        return Outputs(embedding, features.pooled, labels, class_text, sample_text, word_logits, word_labels)
+            if masked_contrastive:
+                sample_text = F.normalize(text.pool(through), dim=-1)
+        described = None
+        if self.descriptions is not None and "descriptions" in self.weights:
+            described = self.descriptions(self.clip.text, places)
+        return Outputs(
+            video=pool_frames(features.frames, self.similarity),
+            pooled=features.pooled,
+            labels=labels,
+            class_text=class_text,
+            sample_text=sample_text,
+            word_logits=word_logits,
+            word_labels=word_labels,
+            described=described,
+        )
 
 
 @torch.no_grad()
@@ -118,14 +149,12 @@ def word_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
-    """Set what is trained: all that was added, and the towers in `trained`.
+    """Set what is trained: all that was added, and CLIP's own parts that `trained` names.
 
-    CLIP's temperature never is, nor what no output depends on: many processes wait for every gradient.
+    Not what no output depends on: many processes wait for every gradient.
     """
     for name, parameter in model.modules().named_parameters():
-        tower = "vision" if name.startswith("clip.visual.") else "text"
-        own = not name.startswith("clip.") or tower in trained
-        parameter.requires_grad_(own and name not in ("clip.logit_scale", "clip.logit_bias"))
+        parameter.requires_grad_(part_of_clip(name) in (None, *trained))
     for parameter in model.clip.unread():
         parameter.requires_grad_(False)
 
@@ -158,9 +187,17 @@ def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
     return F.cross_entropy(task.class_head(outputs.pooled), outputs.labels)
 
 
+def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    assert outputs.described is not None
+    parts = (outputs.video, outputs.described.text, outputs.described.known)
+    video, text, known = (gather(part) for part in parts)
+    return pair_loss(video[known], text[known], task.clip.logit_scale) if known.any() else video.sum() * 0
+
+
 LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {
     "contrastive": _contrastive,
     "cross_modal": _cross_modal,
     "masked_words": _masked_words,
     "visual": _visual,
+    "descriptions": _descriptions,
 }

@@ -1,0 +1,100 @@
+"""Descriptions of videos from a JSON-lines file, and long texts cut to what a text tower can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vactk.errors import VactkError
+
+_ENDS = re.compile(r"(?<=[.!?;])\s+")  # where a sentence ends
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Descriptions of a list of videos, and what did not match."""
+
+    texts: tuple[tuple[str, ...], ...]  # of each video; empty where there are none
+    missing: tuple[Path, ...]  # videos without descriptions
+    extra: tuple[str, ...]  # videos of the file that are not in the list
+
+
+def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
+    """Lines {"video": PATH, "descriptions": [TEXT, ...]}; several lines of one video add up.
+
+    Raises VactkError with the number of the first line that is not of this form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VactkError(f"cannot read descriptions from '{path}': {error}") from error
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            video, texts = entry["video"], entry["descriptions"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise VactkError(
+                f'line {number} of \'{path}\' is not {{"video": PATH, "descriptions": [TEXT, ...]}}: {error}'
+            ) from error
+        if not isinstance(video, str) or not isinstance(texts, list) or not all(map(_is_text, texts)):
+            raise VactkError(
+                f"line {number} of '{path}': descriptions must be a list of texts that say something"
+            )
+        found.setdefault(video, []).extend(" ".join(text.split()) for text in texts)
+    if not any(found.values()):
+        raise VactkError(f"'{path}' holds no descriptions")
+    return {video: tuple(texts) for video, texts in found.items()}
+
+
+def match_descriptions(descriptions: dict[str, tuple[str, ...]], videos: Sequence[Path]) -> Matched:
+    """Descriptions of `videos`, found by whole path, or by the end of it where no other video has the same.
+
+    Raises VactkError when none matches, or an entry could mean several videos.
+    """
+    by_end: dict[str, set[int]] = {}
+    for place, video in enumerate(videos):
+        parts = video.parts
+        for start in range(len(parts)):
+            by_end.setdefault("/".join(parts[start:]).lstrip("/"), set()).add(place)
+    texts: list[tuple[str, ...]] = [()] * len(videos)
+    extra = []
+    for name, entry in descriptions.items():
+        places = by_end.get(name.replace("\\", "/").removeprefix("./").lstrip("/"), set())
+        if not places:
+            extra.append(name)
+        elif len({videos[place] for place in places}) > 1:
+            example = [str(videos[place]) for place in sorted(places)[:2]]
+            raise VactkError(
+                f"description of '{name}' could mean '{example[0]}' or '{example[1]}': give more of the path"
+            )
+        for place in places:
+            texts[place] = (*texts[place], *entry)
+    missing = tuple(video for video, own in zip(videos, texts, strict=True) if not own)
+    if len(missing) == len(videos):
+        raise VactkError(
+            f"none of the {len(descriptions)} described videos is one of the {len(videos)} to train on"
+        )
+    return Matched(tuple(texts), missing, tuple(extra))
+
+
+def shorten(text: str, count_tokens: Callable[[str], int], limit: int) -> str:
+    """`text` itself when it has at most `limit` tokens, else its first sentences, or the words, that do."""
+    if count_tokens(text) <= limit:
+        return text
+    for parts in (_ENDS.split(text), text.split()):
+        kept = 0
+        while kept < len(parts) and count_tokens(" ".join(parts[: kept + 1])) <= limit:
+            kept += 1
+        if kept:
+            return " ".join(parts[:kept])
+    return text
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,0 +1,62 @@
+"""Descriptions of the training videos, as texts that the videos are aligned with (Open-VCLIP++, section 4)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vactk.models.text_tower import TextTower
+
+
+class Described(NamedTuple):
+    """The descriptions of a batch."""
+
+    text: Tensor  # (B, E), unit norm; zeros where a video has none
+    known: Tensor  # (B,) bool: the video has one
+
+
+class DescriptionTexts(nn.Module):
+    """One description of each video, a new draw each time where there are several.
+
+    Where no weight of the text tower is trained, they are embedded once for the whole run.
+    """
+
+    def __init__(self, tokens: Tensor, counts: Tensor, *, frozen: bool, batch_size: int = 256) -> None:
+        """tokens (N, L) int64 of all descriptions, those of a video together; counts (V,) int64 of each video."""
+        super().__init__()
+        self.frozen = frozen
+        self.batch_size = batch_size
+        self.embeddings: Tensor | None
+        self.tokens: Tensor
+        self.counts: Tensor
+        self.starts: Tensor
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("counts", counts, persistent=False)
+        self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
+        self.register_buffer("embeddings", None, persistent=False)
+
+    def forward(self, text: TextTower, places: Tensor) -> Described:
+        """places (B,) int64, of the videos -> their descriptions"""
+        counts = self.counts[places]
+        known = counts > 0
+        drawn = (
+            torch.rand(len(places)).to(places.device) * counts
+        ).long()  # drawn on the CPU: the same anywhere
+        chosen = (self.starts[places] + drawn)[known]
+        if self.frozen:
+            if self.embeddings is None:
+                self.embeddings = self._embed_all(text)
+            found = self.embeddings[chosen]
+        else:
+            found = F.normalize(text.encode(text.trim(self.tokens[chosen])), dim=-1)
+        embeddings = found.new_zeros(len(places), found.shape[1])
+        embeddings[known] = found
+        return Described(embeddings, known)
+
+    @torch.no_grad()
+    def _embed_all(self, text: TextTower) -> Tensor:
+        parts = [text.encode(text.trim(part)) for part in self.tokens.split(self.batch_size)]
+        return F.normalize(torch.cat(parts).float(), dim=-1)

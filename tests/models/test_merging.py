@@ -136,7 +136,7 @@ def test_vision_of_one_and_text_of_the_other(tmp_path):
     b = trained(tmp_path / "b.safetensors", ("text",), seed=2)
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     mixture, model = mixed(tmp_path, paths, average(2))
-    assert mixture.metadata["towers"] == ["vision", "text", "scale"]
+    assert mixture.metadata["towers"] == ["vision", "text"]
     for name, tensor in tensors(model).items():
         torch.testing.assert_close(tensor, (a[name] + b[name]) / 2)
 

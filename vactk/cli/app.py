@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 
 import vactk
 from vactk.cli.interpolate import interpolate
-from vactk.cli.train import train
-from vactk.cli.upcoming import export, finetune, retrieve
+from vactk.cli.train import finetune, train
+from vactk.cli.upcoming import export, retrieve
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
 
@@ -60,10 +60,10 @@ def vactk_app(
     """Turn an image CLIP into a strong video model, and keep it open-vocabulary."""
 
 
-app.command(rich_help_panel="Train")(train)
+app.command("train", rich_help_panel="Train")(train)
+app.command("finetune", rich_help_panel="Train")(finetune)
 app.command(rich_help_panel="Use")(zeroshot)
 UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
-app.command(rich_help_panel="Train", context_settings=UPCOMING_SETTINGS)(finetune)
 app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(retrieve)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(export)

@@ -27,6 +27,13 @@ Shots = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+Descriptions = Annotated[
+    Path | None,
+    typer.Option(
+        help='Lines {"video": PATH, "descriptions": [TEXT, ...]}: align the training videos with them.',
+        rich_help_panel=DATA,
+    ),
+]
 Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a view.", rich_help_panel=DATA)]
 Views = Annotated[
     int | None, typer.Option(min=1, help="Temporal views of a video in testing.", rich_help_panel=DATA)
@@ -46,7 +53,8 @@ Templates = Annotated[
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="A vactk checkpoint, a run folder, or a .pth file of Open-VCLIP's.", rich_help_panel=MODEL
+        help="A vactk checkpoint, a run folder, or a .pth file of M2-CLIP's or Open-VCLIP's.",
+        rich_help_panel=MODEL,
     ),
 ]
 Temporal = Annotated[

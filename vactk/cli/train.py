@@ -1,9 +1,10 @@
-"""vactk train"""
+"""vactk train, vactk finetune"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.config import build, merge, nest, parse_overrides
+from vactk.config import build, merge, nest, parse_overrides, to_dict
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
@@ -19,96 +20,132 @@ if TYPE_CHECKING:
     from vactk.train.run import TrainResult
 
 
-def train(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe, such as optim.lr=1e-3."),
-    ] = None,
-    dataset: options.Dataset = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="A packaged recipe or a YAML file; by default the dataset's.", rich_help_panel="Run"
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="The run folder; by default a new one under runs/.", rich_help_panel="Run"),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel="Run")
-    ] = False,
-    shots: options.Shots = None,
-    backbone: options.Backbone = None,
-    pretrained: options.Pretrained = None,
-    templates: options.Templates = None,
-    data_root: options.DataRoot = None,
-    frames: options.Frames = None,
-    views: options.Views = None,
-    decoder: options.Decoder = None,
-    workers: options.Workers = None,
-    batch_size: options.BatchSize = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the videos.", rich_help_panel="Run")
-    ] = None,
-    device: options.Device = None,
-    precision: options.Precision = None,
-    seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
-    json: options.Json = False,
-) -> None:
+def training_command(family: str, description: str) -> Callable[..., None]:
+    """A command that trains by the recipe that datasets name as their `family`."""
+
+    def command(
+        settings: Annotated[
+            list[str] | None,
+            typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe, such as optim.lr=1e-3."),
+        ] = None,
+        dataset: options.Dataset = None,
+        recipe: Annotated[
+            str | None,
+            typer.Option(
+                help="A packaged recipe or a YAML file; by default the dataset's.", rich_help_panel="Run"
+            ),
+        ] = None,
+        output: Annotated[
+            Path | None,
+            typer.Option(help="The run folder; by default a new one under runs/.", rich_help_panel="Run"),
+        ] = None,
+        resume: Annotated[
+            bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel="Run")
+        ] = False,
+        shots: options.Shots = None,
+        descriptions: options.Descriptions = None,
+        checkpoint: options.Checkpoint = None,
+        backbone: options.Backbone = None,
+        pretrained: options.Pretrained = None,
+        templates: options.Templates = None,
+        data_root: options.DataRoot = None,
+        frames: options.Frames = None,
+        views: options.Views = None,
+        decoder: options.Decoder = None,
+        workers: options.Workers = None,
+        batch_size: options.BatchSize = None,
+        epochs: Annotated[
+            float | None, typer.Option(help="Passes over the videos.", rich_help_panel="Run")
+        ] = None,
+        device: options.Device = None,
+        precision: options.Precision = None,
+        seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
+        json: options.Json = False,
+    ) -> None:
+        chosen = {
+            "dataset": dataset,
+            "data_root": None if data_root is None else str(data_root),
+            "shots": shots,
+            "descriptions": None if descriptions is None else str(descriptions),
+            "start": None if checkpoint is None else str(checkpoint),
+            "templates": templates,
+            "model.backbone.name": backbone,
+            "model.backbone.pretrained": pretrained,
+            "data.num_frames": frames,
+            "data.views": views,
+            "data.decoder": decoder,
+            "data.workers": workers,
+            "run.batch_size": batch_size,
+            "run.epochs": epochs,
+            "run.device": device,
+            "run.precision": precision,
+            "run.seed": seed,
+        }
+        if resume and output is None:
+            raise VactkError("--resume goes on with the run in --output: name that folder")
+        full_recipe = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
+        folder = output or Path("runs", f"{full_recipe.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+        from vactk.train.run import train as run
+
+        with display() as shown:
+            result = run(full_recipe, folder, resume=resume, reporter=shown)
+        if json:
+            print_json(dataclasses.asdict(result))
+        else:
+            _print(result)
+
+    command.__doc__ = description
+    return command
+
+
+train = training_command(
+    "recipe",
     """Adapt a frozen CLIP to labelled videos with temporal adapters and a class head.
 
     Ends with the accuracy on the dataset's test splits. For example:
 
         vactk train --dataset shapes --output runs/first
-    """
-    chosen = {
-        "dataset": dataset,
-        "data_root": None if data_root is None else str(data_root),
-        "shots": shots,
-        "templates": templates,
-        "model.backbone.name": backbone,
-        "model.backbone.pretrained": pretrained,
-        "data.num_frames": frames,
-        "data.views": views,
-        "data.decoder": decoder,
-        "data.workers": workers,
-        "run.batch_size": batch_size,
-        "run.epochs": epochs,
-        "run.device": device,
-        "run.precision": precision,
-        "run.seed": seed,
-    }
-    if resume and output is None:
-        raise VactkError("--resume goes on with the run in --output: name that folder")
-    full_recipe = _resolve(recipe, chosen, settings or [], output if resume else None)
-    folder = output or Path("runs", f"{full_recipe.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    """,
+)
 
-    from vactk.train.run import train as run
+finetune = training_command(
+    "finetune_recipe",
+    """Fine-tune CLIP's own weights with interpolated weight optimisation, and keep what it knew.
 
-    with display() as shown:
-        result = run(full_recipe, folder, resume=resume, reporter=shown)
-    if json:
-        print_json(dataclasses.asdict(result))
-    else:
-        _print(result)
+    Starts from CLIP, or from any --checkpoint. What it saves is best mixed with the original afterwards:
+
+        vactk finetune --dataset shapes --output runs/tuned
+        vactk interpolate toy runs/tuned --alpha 0.5
+    """,
+)
 
 
-def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], resumed: Path | None) -> Recipe:
-    """The recipe, then the options, then key=value. A resumed run starts from its own settings."""
+def _resumed(output: Path | None, resume: bool) -> str | None:
+    """The settings of the run that is to go on."""
+    config = output / "config.yaml" if output is not None and resume else None
+    return str(config) if config is not None and config.exists() else None
+
+
+def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str) -> Recipe:
+    """The recipe, then the options, then key=value; the model of a checkpoint is as the checkpoint says."""
     from vactk.data.datasets import find_dataset
     from vactk.train.recipe import Recipe, read_recipe
 
     overrides = parse_overrides(settings)
-    if resumed is not None and recipe is None and (resumed / "config.yaml").exists():
-        recipe = str(resumed / "config.yaml")
     name = chosen["dataset"] or overrides.get("dataset")
     if recipe is None:
         if not name:
             raise VactkError("what to train on? name a dataset, such as --dataset shapes, or a --recipe")
-        recipe = find_dataset(str(name)).recipe
-    values = merge(read_recipe(recipe), nest(chosen))
-    full = build(Recipe, merge(values, overrides))
+        recipe = getattr(find_dataset(str(name)), family)
+    values = read_recipe(recipe)
+    given = nest(chosen)
+    if chosen["start"] is not None:
+        from vactk.models.foreign import open_model
+
+        config = open_model(Path(chosen["start"]), given.pop("model", {})).config
+        values["model"] = to_dict(config)
+    full = build(Recipe, merge(merge(values, given), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")
     find_dataset(full.dataset)

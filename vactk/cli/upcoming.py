@@ -11,11 +11,6 @@ from vactk.cli import options
 from vactk.errors import VactkError
 
 
-def finetune(ctx: typer.Context, json: options.Json = False) -> None:
-    """Not available yet. Will fine-tune CLIP's own weights with interpolated weight optimisation (Open-VCLIP++)."""
-    _refuse(ctx)
-
-
 def retrieve(ctx: typer.Context, json: options.Json = False) -> None:
     """Not available yet. Will search videos by text, and measure retrieval on MSR-VTT."""
     _refuse(ctx)

@@ -30,6 +30,7 @@ class Dataset:
     train_split: str
     eval_splits: tuple[str, ...]  # measured after training, the last by default in zero-shot testing
     recipe: str  # its settings hold unless others are given
+    finetune_recipe: str = "openvclip-k400"  # the same for fine-tuning
 
 
 def find_dataset(name: str) -> Dataset:
@@ -43,5 +44,6 @@ DATASETS = {
         train_split="train",
         eval_splits=("seen", "unseen"),
         recipe="m2clip-shapes",
+        finetune_recipe="openvclip-shapes",
     ),
 }

@@ -60,6 +60,7 @@ class DataConfig:
 
     num_frames: int = 8  # frames in a view
     views: int = 1  # temporal views of a video in testing; training takes one
+    view_mean: Literal["probabilities", "logits"] = "probabilities"  # of views and crops, what is averaged
     sampling: UniformSampling | DenseSampling = field(
         default_factory=UniformSampling, metadata=settings.table(SAMPLING, "sampling")
     )

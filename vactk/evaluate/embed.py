@@ -127,7 +127,7 @@ def score_variants(
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
                     variant.prepare()
-                    found.extend(_score_batch(model, batch, variant.scorers, accelerator))
+                    found.extend(_score_batch(model, batch, variant.scorers, accelerator, config.view_mean))
             if progress is not None:
                 progress(min(len(dataset), world * (len(rows[0]) + len(failures))), len(dataset))
     finally:
@@ -151,14 +151,28 @@ def _as_scores(
 
 
 def _score_batch(
-    model: VideoModel, batch: Batch, scorers: Mapping[str, Scorer], accelerator: Accelerator
+    model: VideoModel,
+    batch: Batch,
+    scorers: Mapping[str, Scorer],
+    accelerator: Accelerator,
+    view_mean: str,
 ) -> list[Row]:
     video = batch.video.to(accelerator.device, non_blocking=True)  # (B, V, T, 3, H, W)
     with accelerator.autocast():
         features = model.clip.video_features(video.flatten(0, 1))
         logits = {name: scorer(features) for name, scorer in scorers.items()}
     means = {
-        name: values.float().softmax(dim=-1).unflatten(0, video.shape[:2]).mean(dim=1).cpu()
+        name: mean_over_views(values.float(), video.shape[1], view_mean).cpu()
         for name, values in logits.items()
     }
     return [(int(place), {name: means[name][i] for name in scorers}) for i, place in enumerate(batch.places)]
+
+
+def mean_over_views(logits: Tensor, num_views: int, view_mean: str) -> Tensor:
+    """Class probabilities of videos from the logits of their views. (B*V, C) -> (B, C)
+
+    "probabilities": the mean of the views' softmax (M2-CLIP); "logits": the softmax of their mean (Open-VCLIP).
+    """
+    if view_mean == "logits":
+        return logits.unflatten(0, (-1, num_views)).mean(dim=1).softmax(dim=-1)
+    return logits.softmax(dim=-1).unflatten(0, (-1, num_views)).mean(dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
@@ -112,12 +113,11 @@ def _sum(name: str, rows: list[Tensor], weights: list[float], labels: list[str])
         return rows[0]
     widest = _widest(row.dtype for row in rows)
     dtype = torch.promote_types(widest, torch.float32)
-    first = rows[0].to(dtype)
-    total = first
+    first = total = rows[0].to(dtype)
     for row, weight in zip(rows[1:], weights[1:], strict=True):
-        total = torch.add(total, row.to(dtype) - first, alpha=weight)
+        total = (row.to(dtype) - first).mul_(weight).add_(total)
     total = total.to(widest)
-    if not torch.isfinite(total).all():
+    if not math.isfinite(total.sum(dtype=torch.float64)):
         guilty = next(
             (label for row, label in zip(rows, labels, strict=True) if not row.isfinite().all()), None
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,7 +30,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-CHUNK_BYTES = 16 * 2**20  # rows read at a time
+CHUNK_BYTES = 8 * 2**20  # rows read at a time
 
 
 class Entry(NamedTuple):
@@ -142,12 +143,14 @@ def write_tensors(
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with atomic_path(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as writer:
+        written = writer.submit(file.write, len(text).to_bytes(8, "little") + text)
         for name in order:
-            for values in rows(name):
+            for values in rows(name):  # these are made while the ones before are written
                 flat = values.to(entries[name].dtype).contiguous().flatten()
-                file.write(flat.view(torch.uint8).numpy().data)
+                written.result()
+                written = writer.submit(file.write, flat.view(torch.uint8).numpy().data)
+        written.result()
         assert file.tell() == 8 + len(text) + end
 
 

@@ -131,6 +131,14 @@ def test_one_checkpoint_and_the_clip_it_started_from(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_trained_run_goes_back_to_its_own_beginning(monkeypatch):
+    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES, clips_per_class=1, seed=0))
+    args = ["train", *MEASURE, "--epochs", 1, "--batch-size", 4, "--seed", 7, "--output", "run", "--json"]
+    trained = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="vactk")
+    assert trained.exit_code == 0, trained.stderr
+    assert "drawn again from seed 7" in answer("run", "--alpha", 0.5)["notes"][0]
+
+
 def test_an_openvclip_file_with_its_clip(tmp_path):
     source = new_model(ModelConfig(backbone=TOY))
     state = source.clip.clip.state_dict()

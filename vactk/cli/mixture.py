@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vactk.cli.display import Display
+from vactk.cli.display import Display, is_main_process
 from vactk.cli.mixing import Mix, next_free
 from vactk.errors import VactkError, pick
 
@@ -110,7 +110,8 @@ class Mixing:
         ]
         info = {"alpha": alpha, "formula": formula, "alpha_of": self.parts, "parents": parents}
         progress = self.shown.progress(f"writing {target}")
-        save_mixture(target, self.mixture, chosen, {**info, "notes": self.notes, **extra}, progress)
+        if is_main_process():
+            save_mixture(target, self.mixture, chosen, {**info, "notes": self.notes, **extra}, progress)
         return {"output": str(target), **info, "notes": self.notes, **extra}
 
     def _greedy(self, sets: Sequence[MeasuredSet]) -> tuple[list[float], list[dict[str, Any]]]:
@@ -135,7 +136,7 @@ class Mixing:
         points = sweep(model, self.mixture, self.mix.alphas, self.coefficients, columns, protocol)
         best = best_point(points)
         drawn: list[Path] = []
-        if can_draw():
+        if can_draw() and is_main_process():
             top1 = [[_top1(point, name) for point in points] for name in columns]
             free = next_free(stem.with_name(stem.name + ".png")).with_suffix("")
             drawn = draw_curve(free, list(columns), self.mix.alphas, top1, best.alpha)

@@ -131,9 +131,9 @@ def interpolate(
         "run.precision": precision,
     }
     with display() as shown:
+        sets = find_sets(dataset or [], split)
         work = Mixing(mix, parts, nest(given), shown)
         work.open(files, with_original=with_original, heads=not drop_heads)
-        sets = find_sets(dataset or [], split)
         if mix.alphas is not None:
             result = work.sweep(sets, target, curve or Path("sweep"))
         else:

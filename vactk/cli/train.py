@@ -113,10 +113,10 @@ finetune = training_command(
     "finetune_recipe",
     """Fine-tune CLIP's own weights with interpolated weight optimisation, and keep what it knew.
 
-    Starts from CLIP, or from any --checkpoint. What it saves is best mixed with the original afterwards:
+    Starts from CLIP, or from any --checkpoint. Mix the result with the original CLIP afterwards:
 
         vactk finetune --dataset shapes --output runs/tuned
-        vactk interpolate toy runs/tuned --alpha 0.5
+        vactk interpolate runs/tuned --alpha 0.5
     """,
 )
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import vactk.torchvision_ops  # noqa: F401
+from vactk.config import build
 from vactk.evaluate.embed import class_embeddings, similarity_scorer
 from vactk.models.backbone import BackboneConfig
 from vactk.models.checkpoint import ModelConfig, new_model
@@ -24,6 +25,11 @@ from vactk.models.sides import open_side
 from vactk.models.temporal import NoTemporal, STAdapterConfig
 from vactk.models.video_clip import VideoCLIP, residual_block
 from vactk.text.templates import choose_templates
+from vactk.train.interpolated import Anchor, InterpolatedConfig
+from vactk.train.optim import parameter_groups, peak_lr, schedule
+from vactk.train.prompts import ClassPrompts
+from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.task import TaskConfig, VideoTextTask, choose_trained
 from vactk.weights.foreign import read_state_dict
 from vactk.weights.merge import average, interpolation
 from vactk.weights.openvclip import rename_openvclip
@@ -232,3 +238,70 @@ def test_averaging_of_checkpoints(case, tmp_path):
     assert {f"model.{name}" for name in found} == expected.keys()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, expected[f"model.{name}"], rtol=0, atol=atol)
+
+
+@pytest.mark.fixtures("ov_iwo_step")
+def test_interpolated_weight_optimisation(case, tmp_path):
+    config, inputs = case.config, case.tensors("input")
+    original = original_clip(case, NeighbourAttentionConfig())
+    originals = {name: t.clone() for name, t in original.modules().state_dict().items()}
+    present = f"checkpoint_epoch_{config['theta_B_checkpoint_id']:05d}"
+    tensors = load_file(case.folder.parent / "ov_weight_average" / f"{present}.safetensors")
+    torch.save({"model_state": tensors}, tmp_path / f"{present}.pyth")
+    model = load_foreign(tmp_path / f"{present}.pyth")
+    choose_trained(model, ("vision", "scale"))
+    losses = TaskConfig(contrastive=0, cross_modal=1, masked_words=0, visual=0)
+    task = VideoTextTask(model, losses, ClassPrompts(fixed=inputs["text_classifier"]), None)
+    iwo = InterpolatedConfig(weight=config["loss_ratio"], alphas=tuple(config["sample_range"]))
+    labels = torch.tensor(config["labels"])
+
+    def backward(weight):
+        loss = weight * task(inputs["video"].transpose(1, 2), labels, labels)["loss"]
+        loss.backward()
+        return loss.detach()
+
+    def check_gradients(prefix, weight):
+        parameters = dict(model.clip.clip.named_parameters())
+        recorded = [name for name in case.tensors("gradient") if name.startswith(prefix)]
+        for name in recorded:
+            case.check(name, parameters[name.removeprefix(prefix)].grad / weight)
+        return len(recorded)
+
+    anchor, alpha = Anchor(model.modules().named_parameters(), originals), config["patch_ratio"]
+    before = {name: t.clone() for name, t in model.modules().state_dict().items()}
+    with anchor.mixed(alpha):
+        case.check("loss_interpolated_times_ratio", backward(iwo.factor(alpha)))
+    assert check_gradients("interpolated/", config["loss_ratio"])
+    assert all(torch.equal(t, before[name]) for name, t in model.modules().state_dict().items())
+    case.check("loss_current", backward(1.0))
+    assert check_gradients("merged/", 1.0) == sum(p.requires_grad for p in task.parameters())
+    norm = torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
+    expected = case.manifest["scalars"]["merged_grad_l2_norm"]["value"]
+    torch.testing.assert_close(float(norm), expected, rtol=1e-5, atol=0)
+    frozen = {name for name, p in model.clip.clip.named_parameters() if p.grad is None}
+    assert frozen == set(case.manifest["no_gradient"])
+
+
+@pytest.mark.fixtures("ov_training_recipe")
+def test_optimiser_groups_and_learning_rate(case):
+    config = case.config
+    recipe = build(Recipe, read_recipe("openvclip-k400"))
+    assert (recipe.optim.warmup_epochs, recipe.run.epochs) == (config["WARMUP_EPOCHS"], config["MAX_EPOCH"])
+    assert recipe.optim.betas == tuple(case.manifest["optimizer"]["betas"])
+    base = peak_lr(recipe.optim, recipe.run.batch_size)
+    assert base == pytest.approx(config["BASE_LR"])
+    steps = 1000  # of an epoch
+    for epoch, lr in case.manifest["lr"]:
+        shares = (config["WARMUP_START_LR"] / base, config["COSINE_END_LR"] / base)
+        assert (recipe.optim.first, recipe.optim.last) == pytest.approx(shares)
+        factor = schedule(
+            round(epoch * steps), config["MAX_EPOCH"] * steps, round(config["WARMUP_EPOCHS"] * steps), *shares
+        )
+        assert base * factor == pytest.approx(lr, rel=1e-5)
+    decayed = {name: group["weight_decay"] for group in case.manifest["groups"] for name in group["names"]}
+    clip = original_clip(case, NoTemporal()).clip.clip
+    assert decayed.keys() == {f"model.{name}" for name, _ in clip.named_parameters()}
+    groups = parameter_groups(((f"clip.{name}", p) for name, p in clip.named_parameters()), recipe.optim)
+    found = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in clip.named_parameters():
+        assert found[id(parameter)] == decayed[f"model.{name}"], name

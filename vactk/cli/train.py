@@ -109,7 +109,8 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], re
     full = build(Recipe, merge(values, overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")
-    find_dataset(full.dataset)
+    if not find_dataset(full.dataset).labelled:
+        raise VactkError(f"'{full.dataset}' names no classes to train on: every video needs a label")
     return full
 
 

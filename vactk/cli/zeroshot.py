@@ -11,7 +11,7 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
 from vactk.config import build, merge, nest, to_dict
-from vactk.errors import VactkError, pick
+from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from vactk.data.records import VideoSet
@@ -102,11 +102,14 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     from vactk.train.recipe import read_recipe
 
     dataset = find_dataset(name)
-    split = split or dataset.eval_splits[-1]
-    pick(dict.fromkeys((dataset.train_split, *dataset.eval_splits)), split, f"split of {name}")
-    model, recipe = _load(asked, read_recipe(dataset.recipe))
-    root = Path(recipe.data_root) if recipe.data_root else None
+    if not dataset.labelled:
+        raise VactkError(f"'{name}' names no classes: give --labels and the videos, or a dataset with labels")
+    split = split or dataset.test_split
+    root = Path(asked.overrides["data_root"]) if "data_root" in asked.overrides else None
     videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
+    for line in videos.report.lines() if videos.report else ():
+        shown.message(f"{name}, {split}: {line}")
+    model, recipe = _load(asked, read_recipe(dataset.recipe))
     evaluation = evaluate(videos, _score(model, videos, recipe, shown.progress(f"{name}: {split}")))
     return {
         **evaluation.to_json(),

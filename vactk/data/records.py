@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vactk.data.resolve import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +31,12 @@ class VideoSet:
     classes: tuple[str, ...]  # the original label of each class: the key
     words: tuple[str, ...]  # the same classes as words that can be shown to CLIP
     records: tuple[Record, ...]
+    missing: frozenset[int] = frozenset()  # places of records whose file is not on disk
+    report: Report | None = None  # what did not fit when it was read
+
+    def present(self) -> VideoSet:
+        """The same without the records whose files are not on disk: to train on."""
+        if not self.missing:
+            return self
+        records = tuple(r for place, r in enumerate(self.records) if place not in self.missing)
+        return dataclasses.replace(self, records=records, missing=frozenset())

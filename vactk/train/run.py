@@ -77,7 +77,10 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         split: dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
         for split in (dataset.train_split, *dataset.eval_splits)
     }
-    engine = _engine(recipe, splits[dataset.train_split], folder, reporter)
+    for videos in splits.values():
+        for line in videos.report.lines() if videos.report else ():
+            reporter.message(f"{videos.name}, {videos.split}: {line}")
+    engine = _engine(recipe, splits[dataset.train_split].present(), folder, reporter)
     _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)
     evaluations = [_evaluate(engine, splits[split], reporter) for split in dataset.eval_splits]
     return _finish(engine, folder, evaluations)

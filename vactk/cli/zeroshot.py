@@ -10,6 +10,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import build, merge, nest, to_dict
 from vactk.errors import VactkError
 
@@ -28,6 +29,12 @@ class Asked(NamedTuple):
     checkpoint: Path | None
     pretrained: str
     overrides: dict[str, Any]  # of a recipe
+    unreadable: str
+    max_failed: float
+
+    @property
+    def data_root(self) -> Path | None:
+        return Path(self.overrides["data_root"]) if "data_root" in self.overrides else None
 
 
 def zeroshot(
@@ -38,6 +45,13 @@ def zeroshot(
         str | None,
         typer.Option(help='What the videos may show: "a,b,c", or a file with a label on each line.'),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="A published way of testing, such as hmdb51/ep2; `list` shows all.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
     checkpoint: options.Checkpoint = None,
@@ -47,6 +61,20 @@ def zeroshot(
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
     views: options.Views = None,
+    unreadable: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of videos of a dataset that are missing or cannot be read: wrong (they count as "
+            "wrong) or skip (the accuracy is of the others, and says so).",
+            rich_help_panel=options.DATA,
+        ),
+    ] = "wrong",
+    max_failed: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of such videos above which to stop.", rich_help_panel=options.DATA
+        ),
+    ] = 0.5,
     decoder: options.Decoder = None,
     workers: options.Workers = None,
     batch_size: options.BatchSize = None,
@@ -60,11 +88,14 @@ def zeroshot(
 
         vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --backbone toy
         vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
+        vactk zeroshot --protocol hmdb51/ep2 --data-root /data --checkpoint runs/first
     """
-    if bool(videos) == bool(dataset):
-        raise VactkError("give either videos with --labels, or a --dataset")
-    if bool(videos) != bool(labels):
-        raise VactkError("videos and --labels go together: what should the videos be told apart by?")
+    if protocol == "list":
+        list_protocols(as_json=json)
+        return
+    if (bool(videos), bool(dataset), bool(protocol)).count(True) != 1:
+        raise VactkError("give either videos with --labels, or a --dataset, or a --protocol")
+    _check_options(videos, labels, protocol, split, unreadable)
     if checkpoint is not None and backbone is not None:
         raise VactkError("a checkpoint names its own backbone: leave out --backbone")
     given = {
@@ -80,24 +111,33 @@ def zeroshot(
         "run.device": device,
         "run.precision": precision,
     }
-    asked = Asked(checkpoint, pretrained or "", nest(given))
+    asked = Asked(checkpoint, pretrained or "", nest(given), unreadable, max_failed)
     with display() as shown:
         if videos:
-            result = _on_files(asked, videos, _read_labels(str(labels)), shown)
+            result, show = _on_files(asked, videos, _read_labels(str(labels)), shown), _print_predictions
+        elif protocol:
+            result, show = _on_protocol(asked, protocol, shown), _print_protocol
         else:
-            result = _on_dataset(asked, str(dataset), split, shown)
-    if json:
-        print_json(result)
-    elif videos:
-        _print_predictions(result)
-    else:
-        _print_accuracy(result)
+            result, show = _on_dataset(asked, str(dataset), split, shown), _print_accuracy
+    (print_json if json else show)(result)
     if videos and not result["predictions"]:
         raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
 
 
+def _check_options(
+    videos: list[Path] | None, labels: str | None, protocol: str | None, split: str | None, unreadable: str
+) -> None:
+    if bool(videos) != bool(labels):
+        raise VactkError("videos and --labels go together: what should the videos be told apart by?")
+    if unreadable not in ("wrong", "skip"):
+        raise VactkError(f"--unreadable must be wrong or skip, got '{unreadable}'")
+    if protocol and split:
+        raise VactkError("a protocol names its own splits: leave out --split")
+
+
 def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
+    from vactk.evaluate.measure import check_missing
     from vactk.evaluate.zeroshot import evaluate
     from vactk.train.recipe import read_recipe
 
@@ -105,16 +145,54 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     if not dataset.labelled:
         raise VactkError(f"'{name}' names no classes: give --labels and the videos, or a dataset with labels")
     split = split or dataset.test_split
-    root = Path(asked.overrides["data_root"]) if "data_root" in asked.overrides else None
-    videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
+    videos = dataset.load(split, root=asked.data_root, progress=shown.progress(f"{name}: videos"))
     for line in videos.report.lines() if videos.report else ():
         shown.message(f"{name}, {split}: {line}")
+    check_missing(len(videos.missing), len(videos.records), asked.max_failed)
     model, recipe = _load(asked, read_recipe(dataset.recipe))
-    evaluation = evaluate(videos, _score(model, videos, recipe, shown.progress(f"{name}: {split}")))
+    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
+    evaluation = evaluate(videos, scores, unreadable="skip" if asked.unreadable == "skip" else "wrong")
+    return {**evaluation.to_json(), "unreadable": asked.unreadable, **_conditions(asked, model, recipe)}
+
+
+def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
+    from vactk.data.datasets import find_dataset
+    from vactk.evaluate.embed import make_accelerator
+    from vactk.evaluate.measure import measure
+    from vactk.evaluate.plan import make_plan
+    from vactk.evaluate.protocol import find_protocol
+    from vactk.text.templates import choose_templates
+    from vactk.train.recipe import read_recipe
+
+    protocol = find_protocol(name)
+    if protocol.task == "retrieval":
+        raise VactkError(f"'{protocol.name}' is a retrieval protocol: `vactk retrieve` measures these")
+    plan = make_plan(protocol, asked.data_root)
+    for note in plan.notes:
+        shown.message(f"{protocol.name}: {note}")
+    model, recipe = _load(asked, read_recipe(find_dataset(protocol.dataset).recipe))
+    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    model.to(accelerator.device)
+    result = measure(
+        model,
+        plan,
+        recipe.data,
+        accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        unreadable="skip" if asked.unreadable == "skip" else "wrong",
+        max_failed=asked.max_failed,
+        progress=shown.progress(protocol.name),
+    )
+    return {**result.to_json(), **_conditions(asked, model, recipe)}
+
+
+def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
+    """What a number was measured with."""
     return {
-        **evaluation.to_json(),
         "frames": recipe.data.num_frames,
         "views": recipe.data.views,
+        "crops": recipe.data.transform.eval_crops,
         "templates": recipe.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
@@ -149,7 +227,11 @@ def _on_files(asked: Asked, paths: list[Path], labels: tuple[str, ...], shown: D
 
 
 def _score(
-    model: VideoModel, videos: VideoSet, recipe: Recipe, progress: Callable[[int, int], None]
+    model: VideoModel,
+    videos: VideoSet,
+    recipe: Recipe,
+    progress: Callable[[int, int], None],
+    max_failed: float = 1.0,
 ) -> Scores:
     from vactk.evaluate.embed import make_accelerator
     from vactk.evaluate.zeroshot import score_classes
@@ -164,6 +246,7 @@ def _score(
         accelerator,
         templates=choose_templates(recipe.templates),
         batch_size=recipe.run.eval_batch_size,
+        max_failed=max_failed,
         progress=progress,
     )
 
@@ -220,6 +303,11 @@ def _walk(paths: list[Path]) -> list[Path]:
     return list(files)
 
 
+def _print_protocol(result: dict[str, Any]) -> None:
+    print_protocol(result)
+    _print_problems(result)
+
+
 def _print_accuracy(result: dict[str, Any]) -> None:
     row = [
         result["protocol"],
@@ -228,10 +316,7 @@ def _print_accuracy(result: dict[str, Any]) -> None:
         percent(result["top1"]),
         percent(result["top5"]),
     ]
-    title = (
-        f"Zero-shot accuracy of {result['model']}, %\n"
-        f"{result['frames']} frames x {result['views']} views, templates: {result['templates']}"
-    )
+    title = f"Zero-shot accuracy of {result['model']}, %\n{describe_conditions(result)}"
     print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
     _print_problems(result)
 

@@ -13,6 +13,7 @@ from vactk.data.official import Reader, find_hmdb51, find_kinetics, find_msrvtt,
 from vactk.data.records import VideoSet
 from vactk.data.resolve import resolve
 from vactk.data.roots import config_path, places
+from vactk.data.subsets import base_and_novel
 from vactk.data.tree import Tree
 from vactk.errors import VactkError, pick
 
@@ -54,6 +55,14 @@ class Benchmark:
             notes=notes,
         )
 
+    def halves(self, root: Path | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The base and the novel classes, by how often the training split lists them."""
+        annotations = self.open(root).annotations
+        entries = pick(annotations.splits, self.train_split, f"split of {self.name}")
+        index = ClassIndex(annotations.classes, self.name)
+        labels = [index.find(entry.label) for entry in entries if entry.label is not None]
+        return base_and_novel((number for number in labels if number is not None), len(index.classes))
+
     def open(self, root: Path | None = None) -> Opened:
         """The annotations and the tree that holds them. Raises VactkError, with what to fetch, if nowhere."""
         looked = []
@@ -67,6 +76,16 @@ class Benchmark:
                 return Opened(tree, annotations)
             looked.append(f"'{place.folder}' ({place.said_by}): no annotation files of {self.name}")
         raise VactkError(self._absent(looked))
+
+    def tree(self, root: Path | None = None) -> Tree:
+        """The first folder that is there, whatever it holds. Raises VactkError if there is none."""
+        looked = places(self.name, self.folders, root)
+        found = next((place.folder for place in looked if place.folder.is_dir()), None)
+        if found is None:
+            raise VactkError(
+                self._absent([f"'{place.folder}' ({place.said_by}): no such folder" for place in looked])
+            )
+        return Tree.scan(found)
 
     def _absent(self, looked: list[str]) -> str:
         where = f"looked in {'; '.join(looked)}" if looked else "no folder for data is set"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Protocol
 from vactk.data.benchmarks import ALIASES, BENCHMARKS, Benchmark
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
+from vactk.data.subsets import with_classes
 from vactk.data.user_data import is_user_data, open_user_data
 from vactk.errors import pick
+
+HALVES = ("base", "novel")
 
 Progress = Callable[[int, int], None]  # done, total
 
@@ -39,8 +43,12 @@ class Dataset:
 def find_dataset(name: str) -> Dataset:
     """The dataset called `name`, or the user's folder or list of that path.
 
-    Raises VactkError with the nearest match when there is none.
+    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the others. Raises
+    VactkError with the nearest match when there is none.
     """
+    whole, _, half = name.partition("/")
+    if half in HALVES and ALIASES.get(whole.lower(), whole) in BENCHMARKS:
+        return _half(BENCHMARKS[ALIASES.get(whole.lower(), whole)], half)
     known = ALIASES.get(name.lower(), name)
     if known not in DATASETS and is_user_data(name):
         return _user_dataset(Path(name))
@@ -62,6 +70,15 @@ def _user_dataset(path: Path) -> Dataset:
         test_split=data.test if data.test in data.splits else "all",
         labelled=bool(data.annotations.classes),
     )
+
+
+def _half(benchmark: Benchmark, half: str) -> Dataset:
+    def load(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
+        chosen = benchmark.halves(root)[HALVES.index(half)]
+        videos = with_classes(benchmark.load(split, root=root), chosen)
+        return dataclasses.replace(videos, name=f"{benchmark.name}/{half}")
+
+    return dataclasses.replace(_public_dataset(benchmark), load=load)
 
 
 def _public_dataset(benchmark: Benchmark) -> Dataset:

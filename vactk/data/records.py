@@ -20,6 +20,7 @@ class Record:
     start_s: float | None = None
     end_s: float | None = None
     captions: tuple[str, ...] = ()
+    name: str = ""  # as its list calls it, without folders and suffix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,12 @@ def resolve(
             _check_same(records[key], label, entry, classes)
             continue
         records[key] = Record(
-            video=path, label=label, start_s=entry.start_s, end_s=entry.end_s, captions=entry.captions
+            video=path,
+            label=label,
+            start_s=entry.start_s,
+            end_s=entry.end_s,
+            captions=entry.captions,
+            name=entry.key,
         )
     if missing and tree.from_index:  # files may have come since it was written
         fresh = Tree.scan(tree.root, use_index=False)

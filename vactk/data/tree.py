@@ -65,6 +65,7 @@ class VideoFinder:
     def __init__(self, tree: Tree, entries: Sequence[Entry]) -> None:
         self.tree = tree
         self._paths = {_without_suffix(path): path for path in reversed(tree.videos)}
+        self._videos = set(tree.videos)
         self._names: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
         for path in tree.videos:
@@ -81,9 +82,10 @@ class VideoFinder:
         written = Path(entry.video)
         if written.is_absolute() and written.is_file():
             return written
-        if entry.video in self._paths.values() or _without_suffix(entry.video) in self._paths:
-            exact = self.tree.root / entry.video
-            return exact if exact.is_file() else self.tree.root / self._paths[_without_suffix(entry.video)]
+        if entry.video in self._videos:
+            return self.tree.root / entry.video
+        if _without_suffix(entry.video) in self._paths:
+            return self.tree.root / self._paths[_without_suffix(entry.video)]
         for name in (entry.video, *(name for name in entry.other_names if name not in self._vague)):
             key = bare_name(name)
             candidates = self._names.get(key) or self._folded.get(key.casefold(), [])

@@ -80,12 +80,14 @@ def score_videos(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    max_failed: float = 1.0,
     progress: Progress | None = None,
 ) -> Scores:
     """Softmax of each view's logits, averaged over a video's views (M2-CLIP's testing), in record order.
 
     The records are shared out over all processes, and every process gets all the scores. The model must
-    already be on the accelerator's device; its mode is left as it was.
+    already be on the accelerator's device; its mode is left as it was. Raises VactkError as soon as more than
+    the share `max_failed` of the videos could not be read.
     """
     dataset = VideoDataset(videos.records, config, picture_of(model), train=False)
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -98,6 +100,7 @@ def score_videos(
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
+            _check_failures(failures, max_failed * len(dataset) / world, len(dataset))
             if len(batch.places):
                 rows.extend(_score_batch(model, batch, scorers, accelerator))
             if progress is not None:
@@ -110,6 +113,14 @@ def score_videos(
         name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in scorers
     }
     return Scores(places, probabilities, sorted(gather_object(failures)), sorted(gather_object(partial)))
+
+
+def _check_failures(failures: list[Problem], allowed: float, num_videos: int) -> None:
+    if len(failures) > allowed:
+        raise VactkError(
+            f"{len(failures):,} of {num_videos:,} videos could not be read, more than --max-failed allows; "
+            f"the last: {failures[-1].message}"
+        )
 
 
 def _score_batch(

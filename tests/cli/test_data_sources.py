@@ -1,0 +1,139 @@
+"""Benchmarks, folders and lists of the user's own, and protocols, from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.data import trees
+from vactk.cli.app import app
+from vactk.evaluate.protocol import protocols
+
+QUICK = ("--workers", 0, "--frames", 2)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VACTK_CONFIG", str(tmp_path / "none.yaml"))
+    monkeypatch.delenv("VACTK_DATA", raising=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    return trees.hmdb51(tmp_path / "data" / "hmdb51", make=trees.tiny_video)
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args], prog_name="vactk")
+
+
+def answer(*args):
+    result = run(*args, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_protocol_states_what_was_run(root):
+    found = answer(
+        "zeroshot", "--protocol", "hmdb51/ep3", "--data-root", root, "--backbone", "toy", *QUICK, "--views", 2
+    )
+    assert (found["dataset"], found["protocol"]) == ("hmdb51", "hmdb51/ep3")
+    assert [(d["name"], d["num_videos"], d["num_classes"]) for d in found["draws"]] == [
+        (f"test{n}", 3, 3) for n in (1, 2, 3)
+    ]
+    assert (found["frames"], found["views"], found["model"]) == (2, 2, "toy")
+    assert len(found["hash"]) == 12
+    assert {"top1", "top5", "top1_sd", "top5_sd", "templates", "failed", "notes"} <= found.keys()
+
+
+def test_a_protocol_as_a_table(root):
+    args = ("zeroshot", "--protocol", "hmdb51/ep3", "--data-root", root, "--backbone", "toy", *QUICK)
+    shown = run(*args).stdout
+    assert "hmdb51/ep3: all classes, the tests of the three splits" in shown
+    assert "mean +- sd" in shown
+    assert "2 frames x 1 views x 1 crops" in shown
+    assert f"content {answer(*args)['hash']}" in shown
+    assert "note: test1 has 3 classes, published: 51" in shown
+
+
+def test_all_protocols_are_listed():
+    shown = run("zeroshot", "--protocol", "list").stdout
+    assert "ucf101/ep2" in shown
+    listed = answer("zeroshot", "--protocol", "list")["protocols"]
+    assert {item["protocol"] for item in listed} == set(protocols())
+
+
+def test_a_dataset_by_name_and_by_environment(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("VACTK_DATA", str(root.parent))
+    found = answer("zeroshot", "--dataset", "hmdb51", "--split", "test2", "--backbone", "toy", *QUICK)
+    assert (found["protocol"], found["num_videos"]) == ("hmdb51/test2", 3)
+    assert len(found["hash"]) == 12
+
+
+def test_a_folder_and_a_list_are_tested_and_trained_on(root, tmp_path):
+    folder = root / "videos"
+    found = answer("zeroshot", "--dataset", folder, "--backbone", "toy", *QUICK)
+    assert (found["num_videos"], found["num_classes"]) == (12, 3)
+    lines = [f"{path.relative_to(folder)},{path.parent.name}" for path in sorted(folder.rglob("*.avi"))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    args = ("train", "--dataset", "list.csv", "--data-root", folder, "--recipe", "m2clip-shapes", *QUICK)
+    trained = answer(*args, "--epochs", 1, "--batch-size", 4, "--output", "run")
+    assert trained["metrics"]["test"]["num_videos"] == 3
+    tested = answer(
+        "zeroshot",
+        "--dataset",
+        "list.csv",
+        "--data-root",
+        folder,
+        "--split",
+        "test",
+        "--checkpoint",
+        "run",
+        "--workers",
+        0,
+    )
+    assert tested["top1"] == trained["metrics"]["test"]["top1"]
+
+
+def test_missing_videos_are_left_out_of_training_and_told(root):
+    sorted((root / "videos/kick").iterdir())[0].unlink()
+    args = ("train", "--dataset", "hmdb51", "--data-root", root, "--recipe", "m2clip-shapes", *QUICK)
+    result = run(*args, "--epochs", 1, "--batch-size", 4, "--output", "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "hmdb51, train1: 1 of 6 listed videos are not on disk" in result.stderr
+    assert "on 5 videos of 3 classes" in result.stderr
+    assert json.loads(result.stdout)["failed"] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["zeroshot", "--protocol", "hmdb51/ep4"], "unknown protocol 'hmdb51/ep4'; did you mean"),
+        (["zeroshot", "--protocol", "hmdb51/ep2", "--dataset", "hmdb51"], "or a --dataset, or a --protocol"),
+        (["zeroshot", "--protocol", "hmdb51/ep2", "--split", "x"], "a protocol names its own splits"),
+        (
+            ["zeroshot", "--protocol", "msrvtt/1k-a"],
+            "is a retrieval protocol: `vactk retrieve` measures these",
+        ),
+        (["zeroshot", "--dataset", "msrvtt"], "'msrvtt' names no classes"),
+        (
+            ["train", "--dataset", "msrvtt", "--recipe", "m2clip-shapes"],
+            "'msrvtt' names no classes to train on",
+        ),
+        (["zeroshot", "--dataset", "hmdb51", "--unreadable", "ignore"], "--unreadable must be wrong or skip"),
+        (
+            ["zeroshot", "--dataset", "hmdb51", "--backbone", "toy"],
+            "hmdb51 is not there: no folder for data is set",
+        ),
+        (["zeroshot", "--dataset", "absent/folder"], "there is no folder or list 'absent/folder'"),
+        (["zeroshot", "--dataset", "list.csv"], "there is no folder or list 'list.csv'"),
+    ],
+)
+def test_mistakes(args, message):
+    result = run(*args)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stdout == ""

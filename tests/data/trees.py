@@ -24,6 +24,13 @@ def tiny_video(path: Path) -> Path:
     return write_video(path, num_frames=6, codec="mpeg4" if path.suffix == ".avi" else "libx264")
 
 
+def half_video(path: Path) -> Path:
+    """Of 60 frames, a part decodes before an error."""
+    write_video(path, num_frames=60, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    return path
+
+
 def hmdb51(root: Path, make: Maker = touch, suffix: str = ".avi") -> Path:
     """Three classes of four videos each, whose names hold what HMDB51's hold."""
     lists = root / "testTrainMulti_7030_splits"

@@ -39,7 +39,10 @@ class Benchmark:
 
     def load(self, split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
         """A split with its files. Raises VactkError where the dataset or all of its videos are not there."""
-        found = self.open(root)
+        return self.read(self.open(root), split)
+
+    def read(self, found: Opened, split: str, *, must_exist: bool = True) -> VideoSet:
+        """A split of an open benchmark; without `must_exist`, all of its videos may be missing."""
         entries = pick(found.annotations.splits, split, f"split of {self.name}")
         published = self.counts.get(split, len(entries))
         notes = list(found.annotations.problems)
@@ -53,6 +56,7 @@ class Benchmark:
             split=split,
             words=known_classes(self.name) if self.labelled else None,
             notes=notes,
+            must_exist=must_exist,
         )
 
     def halves(self, root: Path | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -119,7 +123,7 @@ BENCHMARKS = {
         Benchmark(
             name="hmdb51",
             title="HMDB51",
-            folders=("hmdb51", "HMDB51", "hmdb", "hmdb51_org"),
+            folders=("hmdb51", "HMDB51", "hmdb"),
             page="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
             fetch=("hmdb51_org.rar", "test_train_splits.rar"),
             find=find_hmdb51,

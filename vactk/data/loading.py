@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from vactk import config as settings
 from vactk.data.batches import Key, TrainBatches, derive_seed
+from vactk.data.clip_cache import ClipCache
 from vactk.data.records import Record
 from vactk.data.workers import BatchReader, usable_processors
 from vactk.errors import VactkError
@@ -65,6 +67,8 @@ class DataConfig:
     transform: TransformConfig = field(default_factory=TransformConfig)
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     workers: int = -1  # processes that read videos; -1: one less than the processors, 8 at most
+    cache: str = ""  # folder made by `vactk data cache`: training reads from it, testing never
+    exclude: str = ""  # list of videos that training leaves out, as `vactk data check` writes it
     timeout_s: float = 120.0  # after so long the reading of a video is given up; needs workers
 
     def __post_init__(self) -> None:
@@ -73,6 +77,10 @@ class DataConfig:
                 f"num_frames and views must be at least 1, got {self.num_frames} and {self.views}"
             )
 
+        if self.cache and not isinstance(self.sampling, UniformSampling):
+            raise VactkError(
+                "data.cache keeps evenly spread frames: it goes with data.sampling=uniform alone"
+            )
         if self.timeout_s <= 0:
             raise VactkError(f"timeout_s must be above 0, got {self.timeout_s}")
 
@@ -128,6 +136,12 @@ class VideoDataset(Dataset[Item]):
         self.train = train
         self.seed = seed
         self.picture = picture
+        self.cache = ClipCache(Path(config.cache)) if train and config.cache else None
+        if self.cache is not None and self.cache.short_side < picture.size:
+            raise VactkError(
+                f"the cache in '{config.cache}' has frames of {self.cache.short_side} pixels, fewer than the "
+                f"model's {picture.size}: make it with --short-side {picture.size} or more"
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -162,9 +176,11 @@ class VideoDataset(Dataset[Item]):
             count = timeline.num_frames
             return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
 
-        sample = sample_video(
-            record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
-        )
+        sample = None if self.cache is None else self.cache.sample(record, sampler)
+        if sample is None:
+            sample = sample_video(
+                record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
+            )
         clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.picture)

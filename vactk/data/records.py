@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ class Record:
     end_s: float | None = None
     captions: tuple[str, ...] = ()
     name: str = ""  # as its list calls it, without folders and suffix
+    length_s: float | None = None  # how long its list says it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,13 @@ class VideoSet:
     missing: frozenset[int] = frozenset()  # places of records whose file is not on disk
     report: Report | None = None  # what did not fit when it was read
 
-    def present(self) -> VideoSet:
-        """The same without the records whose files are not on disk: to train on."""
-        if not self.missing:
+    def present(self, excluded: Collection[Path] = ()) -> VideoSet:
+        """The same without the records whose files are not on disk, or are excluded: to train on."""
+        if not self.missing and not excluded:
             return self
-        records = tuple(r for place, r in enumerate(self.records) if place not in self.missing)
+        records = tuple(
+            record
+            for place, record in enumerate(self.records)
+            if place not in self.missing and record.video not in excluded
+        )
         return dataclasses.replace(self, records=records, missing=frozenset())

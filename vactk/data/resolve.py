@@ -60,12 +60,13 @@ def resolve(
     split: str,
     words: dict[str, str] | None = None,
     notes: Sequence[str] = (),
+    must_exist: bool = True,
 ) -> VideoSet:
     """The records of a split, in the order of the list, each video once.
 
     Videos that are not on disk keep their record, so that an evaluation counts them; `VideoSet.present` is
-    without them. Raises VactkError where a label is no class, where one video has two classes, or where no
-    listed video is there.
+    without them. Raises VactkError where a label is no class, where one video has two classes, or, with
+    `must_exist`, where no listed video is there.
     """
     finder = VideoFinder(tree, entries)
     unknown = {e.label for e in entries if e.label is not None and classes.find(e.label) is None}
@@ -93,11 +94,21 @@ def resolve(
             end_s=entry.end_s,
             captions=entry.captions,
             name=entry.key,
+            length_s=entry.length_s,
         )
     if missing and tree.from_index:  # files may have come since it was written
         fresh = Tree.scan(tree.root, use_index=False)
-        return resolve(entries, classes, fresh, name=name, split=split, words=words, notes=notes)
-    if len(missing) == len(entries):
+        return resolve(
+            entries,
+            classes,
+            fresh,
+            name=name,
+            split=split,
+            words=words,
+            notes=notes,
+            must_exist=must_exist,
+        )
+    if must_exist and len(missing) == len(entries):
         raise VactkError(_nothing_there(name, split, entries, tree))
     gone = set(missing)
     return VideoSet(

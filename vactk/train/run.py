@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 
 from vactk import config as settings
+from vactk.data.check import read_excluded
 from vactk.data.datasets import find_dataset
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
@@ -80,7 +81,8 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     for videos in splits.values():
         for line in videos.report.lines() if videos.report else ():
             reporter.message(f"{videos.name}, {videos.split}: {line}")
-    engine = _engine(recipe, splits[dataset.train_split].present(), folder, reporter)
+    excluded = read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set()
+    engine = _engine(recipe, splits[dataset.train_split].present(excluded), folder, reporter)
     _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)
     evaluations = [_evaluate(engine, splits[split], reporter) for split in dataset.eval_splits]
     return _finish(engine, folder, evaluations)

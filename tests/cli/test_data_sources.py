@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.data import trees
+from tests.data.broken import PARTIAL, UNREADABLE
 from vactk.cli.app import app
 from vactk.evaluate.protocol import protocols
 
@@ -106,6 +107,31 @@ def test_missing_videos_are_left_out_of_training_and_told(root):
     assert "hmdb51, train1: 1 of 6 listed videos are not on disk" in result.stderr
     assert "on 5 videos of 3 classes" in result.stderr
     assert json.loads(result.stdout)["failed"] == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path, workers):
+    """Every kind of broken file, in a class folder each; all are named, in training or as wrong in testing."""
+    root = tmp_path / "clips"
+    for number in range(20):
+        trees.tiny_video(root / f"class{number % 2}" / f"good{number}.mp4")
+    broken = {
+        root / f"class{n % 2}" / f"{name}.mp4": make for n, (name, make) in enumerate(UNREADABLE.items())
+    }
+    for path, make in broken.items():
+        make(path)
+    PARTIAL["cut_short"](root / "class0/cut_short.mp4")
+    args = ("train", "--dataset", root, "--recipe", "m2clip-shapes", "--workers", workers, "--frames", 2)
+    args += ("--epochs", 2, "--batch-size", 4, "--seed", 1)
+    found = answer(*args, "--output", "run", "run.max_failed=0.5")
+    tested = found["metrics"]["test"]
+    named = found["failed"] + [failure["error"] for failure in tested["failed"]]
+    assert len(named) == len(broken)
+    assert all(any(str(path) in message for message in named) for path in broken)
+    assert tested["num_videos"] == 5
+    stopped = run(*args, "--output", "stopped")
+    assert stopped.exit_code == 1
+    assert "training videos cannot be read, more than run.max_failed=0.1" in stopped.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ def answer(*args):
     return json.loads(result.stdout)
 
 
+@pytest.mark.parametrize("command", ["list", "prepare", "check", "convert", "cache"])
+def test_help_says_what_a_command_does(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Usage: vactk data {command}" in result.stdout
+    assert "--json" in result.stdout
+    assert run(command, "--no-such-option").exit_code == 2
+
+
 def test_list_says_what_is_here_and_where_the_rest_comes_from(root):
     listed = {item["dataset"]: item for item in answer("list", "--data-root", root.parent)["datasets"]}
     assert set(listed) == set(BENCHMARKS)

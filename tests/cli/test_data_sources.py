@@ -99,6 +99,21 @@ def test_a_folder_and_a_list_are_tested_and_trained_on(root, tmp_path):
     assert tested["top1"] == trained["metrics"]["test"]["top1"]
 
 
+def test_a_split_without_labels_cannot_be_measured(tmp_path):
+    trees.ssv2(tmp_path / "ssv2")
+    result = run(
+        "zeroshot", "--dataset", "ssv2", "--split", "test", "--data-root", tmp_path, "--backbone", "toy"
+    )
+    assert result.exit_code == 1
+    assert "ssv2, test, has no labels to measure with" in result.stderr
+
+
+def test_the_run_of_a_folder_has_a_name_of_its_own(root):
+    args = ("train", "--dataset", root / "videos", "--recipe", "m2clip-shapes", *QUICK)
+    found = answer(*args, "--epochs", 1, "--batch-size", 4)
+    assert found["run_dir"].startswith("runs/videos-")
+
+
 def test_missing_videos_are_left_out_of_training_and_told(root):
     sorted((root / "videos/kick").iterdir())[0].unlink()
     args = ("train", "--dataset", "hmdb51", "--data-root", root, "--recipe", "m2clip-shapes", *QUICK)

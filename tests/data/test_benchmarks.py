@@ -106,6 +106,16 @@ def test_msrvtt_lists_with_semicolons_and_bare_ids(tmp_path):
     assert [r.video.stem for r in load("train9k", root=root).records] == ["video0", "video2"]
 
 
+def test_videos_in_several_places_are_read_from_the_first_and_told(tmp_path):
+    trees.hmdb51(tmp_path)
+    for path in sorted((tmp_path / "videos").rglob("*.avi")):
+        trees.touch(tmp_path / "small" / path.relative_to(tmp_path).with_suffix(".mp4"))
+    videos = BENCHMARKS["hmdb51"].load("test1", root=tmp_path)
+    assert not videos.missing
+    assert {record.video.relative_to(tmp_path).parts[0] for record in videos.records} == {"small"}
+    assert any("3 videos lie in several places of" in line for line in videos.report.lines())
+
+
 def test_missing_videos_are_reported_and_left_out_only_when_asked(tmp_path):
     root = trees.hmdb51(tmp_path)
     gone = sorted((root / "videos/kick").iterdir())[2]

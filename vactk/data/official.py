@@ -34,7 +34,8 @@ def find_kinetics(dataset: str) -> Reader:
     """Every CSV with Kinetics' columns, else the JSON lists; splits `train`, `val` and `test`."""
 
     def find(tree: Tree) -> Annotations | None:
-        tables = [read_kinetics_csv(path) for path in tree.matching("*.csv") if _is_kinetics(path)]
+        named = tree.matching("*.csv", "*.txt")
+        tables = [read_kinetics_csv(path) for path in named if _is_kinetics(path)]
         if not tables:
             lists = tree.matching("train.json", "val*.json", "test.json", "kinetics*.json")
             tables = [read_kinetics_json(path) for path in lists]

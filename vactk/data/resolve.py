@@ -125,7 +125,7 @@ def resolve(
             missing=tuple(missing),
             duplicated=tuple(duplicated),
             empty_classes=_empty_classes(classes, records.values()),
-            notes=(*notes, *_mixed(entries)),
+            notes=(*notes, *_mixed(entries), *_ambiguous(finder)),
         ),
     )
 
@@ -154,6 +154,14 @@ def _mixed(entries: Sequence[Entry]) -> list[str]:
     if 0 < absolute < len(entries):
         return [f"{absolute:,} of {len(entries):,} paths are absolute, the others relative"]
     return []
+
+
+def _ambiguous(finder: VideoFinder) -> list[str]:
+    if not finder.num_ambiguous:
+        return []
+    return [
+        f"{finder.num_ambiguous:,} videos lie in several places of '{finder.tree.root}': the first is read"
+    ]
 
 
 def _nothing_there(name: str, split: str, entries: Sequence[Entry], tree: Tree) -> str:

@@ -65,6 +65,7 @@ class VideoFinder:
     def __init__(self, tree: Tree, entries: Sequence[Entry]) -> None:
         self.tree = tree
         self._paths = {_without_suffix(path): path for path in reversed(tree.videos)}
+        self.num_ambiguous = 0  # entries that several files fit equally, of which the first was taken
         self._videos = set(tree.videos)
         self._names: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
@@ -78,7 +79,7 @@ class VideoFinder:
         self._vague = {name for name, count in others.items() if count > 1}  # names of several entries
 
     def find(self, entry: Entry) -> Path | None:
-        """The file, or None where there is none, or several and nothing tells which."""
+        """The file, or None where there is none that fits."""
         written = Path(entry.video)
         if written.is_absolute() and written.is_file():
             return written
@@ -96,14 +97,18 @@ class VideoFinder:
 
     def _choose(self, candidates: list[str], entry: Entry) -> str | None:
         """The candidate in the folders that the entry names, or of its class; the only one otherwise."""
-        if len(candidates) == 1 and entry.key not in self._repeated:
+        is_one_name = entry.key not in self._repeated
+        if len(candidates) == 1 and is_one_name:
             return candidates[0]
-        wanted = [match_key(part) for part in PurePosixPath(entry.video).parts[:-1]][::-1]
-        wanted = wanted or ([match_key(entry.label)] if entry.label else [])
+        folders = [match_key(part) for part in PurePosixPath(entry.video).parts[:-1]][::-1]
+        wanted = folders or ([match_key(entry.label)] if entry.label else [])
         scored = [(_common(wanted, path), path) for path in candidates]
         best = max((score for score, _ in scored), default=0)
         chosen = [path for score, path in scored if score == best]
-        return chosen[0] if best > 0 and len(chosen) == 1 else None
+        if not chosen or (best == 0 and (folders or not is_one_name)):
+            return None
+        self.num_ambiguous += len(chosen) > 1
+        return chosen[0]
 
 
 def _common(wanted: list[str], path: str) -> int:

@@ -56,6 +56,8 @@ def test_lists_of_the_original_projects(tmp_path):
         ("154139.webm", "19"),
     ]
     assert [e.label for e in entries(tmp_path / "a.txt", "val/air drumming/x.mp4\ny.avi\n")] == [None, None]
+    assert entries(tmp_path / "a.csv", blank) == entries(tmp_path / "a.txt", blank)  # whatever the suffix
+    assert entries(tmp_path / "a.txt", comma) == entries(tmp_path / "a.csv", comma)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +65,10 @@ def test_lists_of_the_original_projects(tmp_path):
     [
         (
             "a.csv",
-            "x/1.mp4 run\n",
-            r"a.csv' line 1 has no ',' between path and label: 'x/1.mp4 run'; separate",
+            "x/1 run\n",
+            r"a.csv' line 1 has no ',' between path and label: 'x/1 run'; separate",
         ),
-        ("a.tsv", "x/1.mp4,run\n", "line 1 has no tab between path and label"),
+        ("a.tsv", "x/1,run\n", "line 1 has no tab between path and label"),
         ("a.txt", "x/1 run\nx/2\n", "line 2 has no blank between path and label"),
         ("a.csv", "path label\nx/1.mp4 run\n", "line 1 has no ','"),
         ("a.csv", "path,label\nx/1.mp4,jump, high\n", "line 2 has 3 cells, not 2; quote cells that hold ','"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vactk.data.annotations.entries import Annotations, Entry, labels_of
+from vactk.data.annotations.entries import Annotations, Entry, is_number, labels_of
 from vactk.data.annotations.files import (
     DELIMITERS,
     read_json,
@@ -44,11 +44,7 @@ def read_list(path: Path) -> Annotations:
     delimiter = _header_delimiter(first[1])
     if delimiter is not None:
         return _table(path, _named_rows(path, delimiter))
-    if suffix == ".tsv" or (suffix != ".csv" and "\t" in first[1]):
-        return read_delimited_list(path, "\t")
-    if suffix == ".csv" or _ends_in_comma_label(first[1]):
-        return read_comma_list(path)
-    return read_blank_list(path)
+    return BARE_LISTS[_separator(first[1], suffix)](path)
 
 
 def read_comma_list(path: Path) -> Annotations:
@@ -98,8 +94,13 @@ def _expected(delimiter: str, line: str) -> str:
     )
 
 
-def _ends_in_comma_label(line: str) -> bool:
-    return is_video_name(line.rpartition(",")[0]) or bool(re.search(r",\d+$", line))
+def _separator(line: str, suffix: str) -> str:
+    """What parts path and label where there is no header: as the first line shows, else as the suffix promises."""
+    for separator in BARE_LISTS:
+        video, _, label = line.rpartition(separator)
+        if video and (is_video_name(video) or is_number(label.strip())):
+            return separator
+    return {".csv": ",", ".tsv": "\t"}.get(suffix, " ")
 
 
 def _header_delimiter(line: str) -> str | None:
@@ -175,3 +176,11 @@ def _seconds(path: Path, number: int, value: Any) -> float | None:
     if not 0 <= seconds < float("inf"):
         raise wrong_line(path, number, f"has a time that is not seconds from 0: '{value}'")
     return seconds
+
+
+# By what parts path and label, in the order in which a first line is tried.
+BARE_LISTS: dict[str, Callable[[Path], Annotations]] = {
+    "\t": lambda path: read_delimited_list(path, "\t"),
+    ",": read_comma_list,
+    " ": read_blank_list,
+}

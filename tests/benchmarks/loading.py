@@ -143,8 +143,10 @@ def cache(records: tuple[Record, ...], workers: int, repeats: int, folder: Path)
 
 
 def resident_mib(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    """What a process holds for itself; batches on their way, in shared memory, are not counted."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    sizes = {line.split()[0]: line.split()[1] for line in lines if line.startswith(("RssAnon", "RssFile"))}
+    return sum(int(kib) for kib in sizes.values()) / 1024
 
 
 def memory(records: tuple[Record, ...], opens: int, folder: Path) -> None:

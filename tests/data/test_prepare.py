@@ -48,6 +48,14 @@ def test_a_benchmark_is_made_ready_from_its_archives(tmp_path):
     assert len(find_dataset("hmdb51").load("train1", root=root).records) == 6
 
 
+def test_what_is_unpacked_already_is_not_unpacked_again(tmp_path):
+    root = trees.hmdb51(tmp_path / "hmdb51")
+    tar_tree(root / "videos", root / "hmdb51_org.tar.gz")
+    assert prepare(BENCHMARKS["hmdb51"], root).unpacked == ()
+    sorted((root / "videos/kick").iterdir())[0].unlink()
+    assert prepare(BENCHMARKS["hmdb51"], root).unpacked == ("hmdb51_org.tar.gz",)
+
+
 def test_the_record_file_is_a_dataset_and_the_index_saves_walking(tmp_path, monkeypatch):
     root = trees.hmdb51(tmp_path)
     prepare(BENCHMARKS["hmdb51"], root)

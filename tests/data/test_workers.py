@@ -111,6 +111,14 @@ def test_a_mistake_in_the_code_is_not_a_broken_video():
         read(Numbers(raises=(8,)), num_workers=0)
 
 
+def test_workers_that_are_started_anew_read_the_same(monkeypatch):
+    """As on systems, and in later versions of Python, where processes are not forked."""
+    context = torch.multiprocessing.get_context("spawn")
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda: context)
+    monkeypatch.setattr(workers, "ORPHAN_CHECK_S", 0.05)
+    assert [out.values.tolist() for out in read(Numbers(), 6, num_workers=1)] == batches(6)
+
+
 def test_leaving_early_ends_the_workers():
     reader = iter(BatchReader(Numbers(), batches(3000), collate, workers=2, timeout_s=60))
     next(reader)

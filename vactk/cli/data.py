@@ -53,7 +53,7 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
             item["dataset"],
             item["title"],
             item["root"] if item["found"] else "not here",
-            _shown_splits(item) if item["found"] else item["page"],
+            _shown_splits(item) if item["found"] else _why_not(item),
             ", ".join(name.partition("/")[2] for name in item["protocols"]),
         ]
         for item in found
@@ -255,6 +255,11 @@ def _state_json(state: State) -> dict[str, Any]:
         "problems": list(state.problems),
         "unpacked": list(state.unpacked),
     }
+
+
+def _why_not(item: dict[str, Any]) -> str:
+    """The page to fetch a dataset from, or what is wrong with its files."""
+    return item["page"] if "is not there" in item["reason"] else item["reason"]
 
 
 def _shown_splits(item: dict[str, Any]) -> str:

@@ -67,14 +67,17 @@ class Benchmark:
         labels = [index.find(entry.label) for entry in entries if entry.label is not None]
         return base_and_novel((number for number in labels if number is not None), len(index.classes))
 
-    def open(self, root: Path | None = None) -> Opened:
-        """The annotations and the tree that holds them. Raises VactkError, with what to fetch, if nowhere."""
+    def open(self, root: Path | None = None, *, use_index: bool = True) -> Opened:
+        """The annotations and the tree that holds them. Raises VactkError, with what to fetch, if nowhere.
+
+        `use_index` believes the index file of `vactk data prepare`, where there is one, instead of walking.
+        """
         looked = []
         for place in places(self.name, self.folders, root):
             if not place.folder.is_dir():
                 looked.append(f"'{place.folder}' ({place.said_by}): no such folder")
                 continue
-            tree = Tree.scan(place.folder)
+            tree = Tree.scan(place.folder, use_index=use_index)
             annotations = self.find(tree)
             if annotations is not None:
                 return Opened(tree, annotations)

@@ -12,6 +12,7 @@ from vactk.data.records import VideoSet
 from vactk.data.roots import places
 from vactk.data.tree import INDEX_NAME, Tree
 from vactk.data.unpack import archive_name, find_archives, unpack
+from vactk.errors import VactkError
 from vactk.weights.atomic import write_text
 
 RECORDS_NAME = "vactk-records.jsonl"
@@ -53,7 +54,7 @@ def prepare(benchmark: Benchmark, root: Path | None = None, progress: Progress |
     Nothing is downloaded. Raises VactkError, with what to fetch, where annotations or videos are not there.
     """
     folder = _folder(benchmark, root)
-    archives = find_archives(folder)
+    archives = [] if _is_whole(benchmark, folder) else find_archives(folder)
     unpacked = []
     for done, archive in enumerate(archives):
         if progress is not None:
@@ -71,6 +72,15 @@ def prepare(benchmark: Benchmark, root: Path | None = None, progress: Progress |
     return _state(benchmark, Opened(tree, found.annotations), splits, tuple(unpacked))
 
 
+def _is_whole(benchmark: Benchmark, folder: Path) -> bool:
+    """Whether every listed video is there, so that nothing need be unpacked."""
+    try:
+        splits = look(benchmark, folder).splits.values()
+    except VactkError:
+        return False
+    return all(split.listed == split.on_disk for split in splits)
+
+
 def _folder(benchmark: Benchmark, root: Path | None) -> Path:
     """The first place that holds archives, or the benchmark. Raises VactkError where none does."""
     looked = [place.folder for place in places(benchmark.name, benchmark.folders, root)]
@@ -80,7 +90,7 @@ def _folder(benchmark: Benchmark, root: Path | None) -> Path:
 
 def look(benchmark: Benchmark, root: Path | None = None) -> State:
     """How much of a benchmark is there. Raises VactkError where it is not."""
-    found = benchmark.open(root)
+    found = benchmark.open(root, use_index=False)
     splits = {split: benchmark.read(found, split, must_exist=False) for split in found.annotations.splits}
     return _state(benchmark, found, splits, ())
 

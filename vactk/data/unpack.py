@@ -11,11 +11,13 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from vactk.errors import VactkError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# Python's own check, where it has one; ours comes before it.
+TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d\d)")  # of a tar that was cut up: Something-Something's
 # Programs that unpack RAR, with how to list a file's names and how to unpack it into a folder.
 RAR_TOOLS = {
@@ -102,7 +104,7 @@ def _unpack_tar(archive: Sequence[Path], folder: Path) -> None:
                 _check_names(archive[0], [member.name])
                 if not (member.isfile() or member.isdir()):
                     raise _refused(archive[0], member.name, "is neither a file nor a folder")
-                tar.extract(member, folder, set_attrs=False, filter="data")
+                tar.extract(member, folder, set_attrs=False, **TAR_FILTER)
 
 
 def _unpack_rar(archive: Sequence[Path], folder: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
@@ -84,7 +84,7 @@ class BatchReader(Generic[Key, Item, Batch]):
             for keys in self.batches:
                 yield self.finish(self.collate([self.source[key] for key in keys]))
             return
-        crew = [_Worker(self.source, self.collate, self.shared) for _ in range(self.workers)]
+        crew = [_Worker(self.source, self.collate, self.shared) for _ in range(self._crew_size())]
         tasks = (Task(number, keys) for number, keys in enumerate(self.batches))
         done: dict[int, Batch] = {}
         number = 0
@@ -104,6 +104,11 @@ class BatchReader(Generic[Key, Item, Batch]):
         finally:
             for worker in crew:
                 worker.stop()
+
+    def _crew_size(self) -> int:
+        """No more workers than batches."""
+        count = len(self.batches) if isinstance(self.batches, Sized) else self.workers
+        return min(self.workers, max(1, count))
 
     def _collect(self, crew: list[_Worker], done: dict[int, Batch]) -> None:
         """What workers have finished; and new workers for those that hang or died."""
@@ -152,7 +157,7 @@ class _Worker:
             "d", 3
         )  # when the item at hand was begun, 0 if none is; its place; its batch
         self.process = context.Process(
-            target=_work, args=(source, collate, theirs, self._pulse, shared, os.getpid()), daemon=True
+            target=_work, args=(source, collate, theirs, self._pulse, shared), daemon=True
         )
         self.process.start()
         theirs.close()
@@ -233,9 +238,9 @@ def _work(
     connection: Connection,
     pulse: Any,
     shared: bool,
-    parent: int,
 ) -> None:
     """The life of a worker."""
+    parent = os.getppid()  # another one, once it has died
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too: the main process ends them
     torch.set_num_threads(1)
     while True:

@@ -77,11 +77,15 @@ def test_check_reports_and_writes_what_to_leave_out(root, tmp_path):
 
 def test_check_compares_a_list_with_the_names_of_its_files(root, tmp_path):
     lines = [f"{path.relative_to(root)},kick" for path in sorted((root / "videos/kick_ball").iterdir())]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, "x_kick_ball.avi,kick_ball"]))
+    (tmp_path / "classes.txt").write_text("kick\nkick_ball\n")
+    further = ["x_kick_ball.avi,kick_ball", f"{lines[0].rpartition(',')[0]},kick_ball", "y.avi,swim"]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines, *further]))
     found = answer("check", "list.csv", "--data-root", root, "--workers", 0)
     assert {(c["listed"], c["named"]) for c in found["contradictions"]} == {("kick", "kick_ball")}
     assert len(found["contradictions"]) == 4
-    assert found["missing"] == [str(root / "x_kick_ball.avi")]
+    assert found["missing"] == [str(root / "x_kick_ball.avi"), str(root / "y.avi")]
+    assert found["listing"]["unknown_labels"] == ["unknown class 'swim'; choose from kick, kick_ball"]
+    assert "is listed with two classes, 'kick' and 'kick_ball'" in found["listing"]["notes"][0]
 
 
 def test_an_excluded_video_is_not_trained_on(root, tmp_path):

@@ -126,7 +126,7 @@ def test_swapped_classes_of_a_published_list_are_found(data_dir, tmp_path):
         pytest.skip("no lists of ViFi-CLIP here")
     (tmp_path / "val1.txt").write_bytes(listing.read_bytes())
     (tmp_path / "classes.csv").write_bytes(table.read_bytes())
-    videos = open_user_data(tmp_path / "val1.txt").load("all", must_exist=False)
+    videos = open_user_data(tmp_path / "val1.txt").load("all", strict=False)
     found = contradictions(videos)
     if len(videos.records) != 1530:
         pytest.skip("not the whole list")
@@ -161,6 +161,6 @@ def test_official_lists_contradict_no_name(data_dir, form):
 def test_a_benchmark_of_which_nothing_is_there_can_be_checked(tmp_path):
     benchmark = BENCHMARKS["hmdb51"]
     root = trees.hmdb51(tmp_path, make=lambda path: None)
-    videos = benchmark.read(benchmark.open(root), "test1", must_exist=False)
+    videos = benchmark.read(benchmark.open(root), "test1", strict=False)
     report = check_videos(videos, workers=0)
     assert (report.num_videos, len(report.missing), report.good) == (3, 3, 0)

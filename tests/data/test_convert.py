@@ -25,6 +25,7 @@ def source(tmp_path):
     return root
 
 
+@pytest.mark.filterwarnings("ignore:only the first")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_frame_is_kept_at_its_time(source, tmp_path, workers):
     result = convert(source, tmp_path / "out", short_side=64, workers=workers)

@@ -9,7 +9,7 @@ import pytest
 from tests.data import trees
 from vactk.data.annotations.formats import read_annotations
 from vactk.data.benchmarks import BENCHMARKS
-from vactk.data.classes import match_key, read_classes
+from vactk.data.classes import known_classes, match_key, read_classes
 from vactk.data.datasets import find_dataset
 from vactk.data.subsets import base_and_novel, not_in_k400, random_half, with_classes
 from vactk.data.tree import INDEX_NAME, Tree
@@ -199,6 +199,23 @@ def test_protocols_on_the_official_files(data_dir, tmp_path):
             assert parts in item["expect"]["splits"]
         differs = plan.hash != plan.protocol.hash
         assert differs == any("its content is" in note for note in plan.notes)
+
+
+def test_published_draws_of_kinetics_600(data_dir, tmp_path):
+    official = data_dir / "annotations/kinetics600/kinetics-600_val.csv"
+    tables = sorted((data_dir / "annotations/vificlip/labels").glob("ZS_split*_K600.csv"))
+    if not official.is_file() or len(tables) != 3:
+        pytest.skip("no Kinetics-600 with its three class tables here")
+    for path in (official, *tables):
+        (tmp_path / path.name).symlink_to(path.absolute())
+    videos = [f"{entry.video}.mp4" for entry in read_annotations(official, "kinetics-csv").entries]
+    files = [*Tree.scan(tmp_path).others, *sorted(set(videos))]
+    (tmp_path / INDEX_NAME).write_text(json.dumps({"files": files}))
+    plan = make_plan(find_protocol("k600/zs-official"), tmp_path)
+    assert [len(draw.classes) for draw in plan.draws] == [160, 160, 160]
+    assert (plan.hash == plan.protocol.hash) == (plan.notes == ())
+    known = {match_key(label) for label in known_classes("k400")}
+    assert not any(match_key(plan.videos.classes[n]) in known for draw in plan.draws for n in draw.classes)
 
 
 def test_base_classes_are_those_of_vifi_clip(data_dir):

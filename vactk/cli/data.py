@@ -230,10 +230,10 @@ def _videos(source: str, split: str | None, root: Path | None) -> VideoSet:
         found = BENCHMARKS[name].open(root)
         everything = next((s for s in ("all", "full") if s in found.annotations.splits), None)
         return BENCHMARKS[name].read(
-            found, split or everything or next(iter(found.annotations.splits)), must_exist=False
+            found, split or everything or next(iter(found.annotations.splits)), strict=False
         )
     if is_user_data(source):
-        return open_user_data(Path(source)).load(split or "all", root=root, must_exist=False)
+        return open_user_data(Path(source)).load(split or "all", root=root, strict=False)
     dataset = find_dataset(source)
     return dataset.load(split or dataset.test_split, root=root)
 

@@ -41,8 +41,8 @@ class Benchmark:
         """A split with its files. Raises VactkError where the dataset or all of its videos are not there."""
         return self.read(self.open(root), split)
 
-    def read(self, found: Opened, split: str, *, must_exist: bool = True) -> VideoSet:
-        """A split of an open benchmark; without `must_exist`, all of its videos may be missing."""
+    def read(self, found: Opened, split: str, *, strict: bool = True) -> VideoSet:
+        """A split of an open benchmark; for `strict`, see `resolve`."""
         entries = pick(found.annotations.splits, split, f"split of {self.name}")
         published = self.counts.get(split, len(entries))
         notes = list(found.annotations.problems)
@@ -56,7 +56,7 @@ class Benchmark:
             split=split,
             words=known_classes(self.name) if self.labelled else None,
             notes=notes,
-            must_exist=must_exist,
+            strict=strict,
         )
 
     def halves(self, root: Path | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

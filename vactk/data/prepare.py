@@ -91,7 +91,7 @@ def _folder(benchmark: Benchmark, root: Path | None) -> Path:
 def look(benchmark: Benchmark, root: Path | None = None) -> State:
     """How much of a benchmark is there. Raises VactkError where it is not."""
     found = benchmark.open(root, use_index=False)
-    splits = {split: benchmark.read(found, split, must_exist=False) for split in found.annotations.splits}
+    splits = {split: benchmark.read(found, split, strict=False) for split in found.annotations.splits}
     return _state(benchmark, found, splits, ())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,34 +60,73 @@ def resolve(
     split: str,
     words: dict[str, str] | None = None,
     notes: Sequence[str] = (),
-    must_exist: bool = True,
+    strict: bool = True,
 ) -> VideoSet:
-    """The records of a split, in the order of the list, each video once.
+    """The records of a split, in the order of the list, each video once, with a report of what does not fit.
 
     Videos that are not on disk keep their record, so that an evaluation counts them; `VideoSet.present` is
-    without them. Raises VactkError where a label is no class, where one video has two classes, or, with
-    `must_exist`, where no listed video is there.
+    without them. With `strict`, VactkError is raised where a label is no class, a video has two classes, or no
+    listed video is there; otherwise that is reported too.
     """
+    matched = _Matched()
     finder = VideoFinder(tree, entries)
-    unknown = {e.label for e in entries if e.label is not None and classes.find(e.label) is None}
-    if unknown:
-        lines = classes.describe_unknown(unknown)
-        more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-        raise VactkError(f"the list of {name}, {split}: {lines[0]}{more}")
-    records: dict[tuple[Any, ...], Record] = {}
-    missing, duplicated = [], []
     for entry in entries:
-        path = finder.find(entry)
-        if path is None:
-            path = tree.root / entry.video
-            missing.append(entry.video)
+        matched.add(entry, finder, classes)
+    if matched.missing and tree.from_index:  # files may have come since it was written
+        fresh = Tree.scan(tree.root, use_index=False)
+        return resolve(
+            entries, classes, fresh, name=name, split=split, words=words, notes=notes, strict=strict
+        )
+    unknown = tuple(classes.describe_unknown(matched.unknown))
+    if strict:
+        _check(matched, unknown, entries, tree, f"{name}, {split}")
+    report = Report(
+        num_listed=len(entries),
+        missing=tuple(matched.missing),
+        duplicated=tuple(matched.duplicated),
+        unknown_labels=unknown,
+        empty_classes=_empty_classes(classes, matched.records.values()),
+        notes=(*notes, *matched.contradictory, *_mixed(entries), *_ambiguous(finder)),
+    )
+    return VideoSet(
+        name=name,
+        split=split,
+        classes=classes.classes,
+        words=words_of(classes.classes, words),
+        records=tuple(matched.records.values()),
+        missing=frozenset(place for place, key in enumerate(matched.records) if key in matched.gone),
+        report=report,
+    )
+
+
+Key = tuple[Path, float | None, float | None]  # a video, or a part of it
+
+
+@dataclass
+class _Matched:
+    """Entries as records, and what did not fit on the way."""
+
+    records: dict[Key, Record] = field(default_factory=dict)
+    gone: set[Key] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+    contradictory: list[str] = field(default_factory=list)
+
+    def add(self, entry: Entry, finder: VideoFinder, classes: ClassIndex) -> None:
+        found = finder.find(entry)
+        path = found or finder.tree.root / entry.video
         key = (path, entry.start_s, entry.end_s)
+        if found is None:
+            self.missing.append(entry.video)
+            self.gone.add(key)
         label = None if entry.label is None else classes.find(entry.label)
-        if key in records:
-            duplicated.append(entry.video)
-            _check_same(records[key], label, entry, classes)
-            continue
-        records[key] = Record(
+        if entry.label is not None and label is None:
+            self.unknown.add(entry.label)
+        if key in self.records:
+            self._repeat(entry, label, self.records[key].label, classes)
+            return
+        self.records[key] = Record(
             video=path,
             label=label,
             start_s=entry.start_s,
@@ -96,44 +135,30 @@ def resolve(
             name=entry.key,
             length_s=entry.length_s,
         )
-    if missing and tree.from_index:  # files may have come since it was written
-        fresh = Tree.scan(tree.root, use_index=False)
-        return resolve(
-            entries,
-            classes,
-            fresh,
-            name=name,
-            split=split,
-            words=words,
-            notes=notes,
-            must_exist=must_exist,
+
+    def _repeat(self, entry: Entry, label: int | None, former: int | None, classes: ClassIndex) -> None:
+        self.duplicated.append(entry.video)
+        if former is not None and label is not None and former != label:
+            one, other = classes.classes[former], classes.classes[label]
+            self.contradictory.append(f"'{entry.video}' is listed with two classes, '{one}' and '{other}'")
+
+
+def _check(
+    matched: _Matched, unknown: Sequence[str], entries: Sequence[Entry], tree: Tree, where: str
+) -> None:
+    """Raises VactkError for what makes a list useless."""
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise VactkError(f"the list of {where}: {unknown[0]}{more}")
+    if matched.contradictory:
+        raise VactkError(matched.contradictory[0])
+    if not entries:
+        raise VactkError(f"the list of {where}, has no videos")
+    if len(matched.missing) == len(entries):
+        raise VactkError(
+            f"none of the {len(entries):,} videos of {where}, is under '{tree.root}', which holds "
+            f"{len(tree.videos):,} videos; the first listed is '{entries[0].video}'"
         )
-    if must_exist and len(missing) == len(entries):
-        raise VactkError(_nothing_there(name, split, entries, tree))
-    gone = set(missing)
-    return VideoSet(
-        name=name,
-        split=split,
-        classes=classes.classes,
-        words=words_of(classes.classes, words),
-        records=tuple(records.values()),
-        missing=frozenset(
-            place for place, record in enumerate(records.values()) if _is_gone(record.video, tree.root, gone)
-        ),
-        report=Report(
-            num_listed=len(entries),
-            missing=tuple(missing),
-            duplicated=tuple(duplicated),
-            empty_classes=_empty_classes(classes, records.values()),
-            notes=(*notes, *_mixed(entries), *_ambiguous(finder)),
-        ),
-    )
-
-
-def _is_gone(video: Path, root: Path, missing: set[str]) -> bool:
-    return str(video) in missing or (
-        video.is_relative_to(root) and video.relative_to(root).as_posix() in missing
-    )
 
 
 def _empty_classes(classes: ClassIndex, records: Iterable[Record]) -> tuple[str, ...]:
@@ -141,12 +166,6 @@ def _empty_classes(classes: ClassIndex, records: Iterable[Record]) -> tuple[str,
     if None in used:  # a list without labels
         return ()
     return tuple(label for number, label in enumerate(classes.classes) if number not in used)
-
-
-def _check_same(record: Record, label: int | None, entry: Entry, classes: ClassIndex) -> None:
-    if record.label is not None and label is not None and record.label != label:
-        one, other = classes.classes[record.label], classes.classes[label]
-        raise VactkError(f"'{entry.video}' is listed with two classes, '{one}' and '{other}'")
 
 
 def _mixed(entries: Sequence[Entry]) -> list[str]:
@@ -162,12 +181,3 @@ def _ambiguous(finder: VideoFinder) -> list[str]:
     return [
         f"{finder.num_ambiguous:,} videos lie in several places of '{finder.tree.root}': the first is read"
     ]
-
-
-def _nothing_there(name: str, split: str, entries: Sequence[Entry], tree: Tree) -> str:
-    if not entries:
-        return f"the list of {name}, {split}, has no videos"
-    return (
-        f"none of the {len(entries):,} videos of {name}, {split}, is under '{tree.root}', which holds "
-        f"{len(tree.videos):,} videos; the first listed is '{entries[0].video}'"
-    )

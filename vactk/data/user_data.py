@@ -50,7 +50,7 @@ class UserData:
         derived = [name for name in (self.train, self.test, "all") if name]
         return tuple(dict.fromkeys([*self.splits, *derived]))
 
-    def load(self, split: str, *, root: Path | None = None, must_exist: bool = True) -> VideoSet:
+    def load(self, split: str, *, root: Path | None = None, strict: bool = True) -> VideoSet:
         """A split, with its files looked for under `root`, by default beside the list."""
         classes = ClassIndex(self.annotations.classes, self.path)
         tree = Tree.scan(root or self.root)
@@ -61,7 +61,7 @@ class UserData:
             name=self.path.name,
             split=split,
             notes=self.annotations.problems,
-            must_exist=must_exist,
+            strict=strict,
         )
 
     def _entries(self, split: str) -> tuple[Entry, ...]:

@@ -158,13 +158,15 @@ def memory(records: tuple[Record, ...], opens: int, folder: Path) -> None:
     dataset = VideoDataset(
         (mixed * (opens // len(mixed) + 1))[:opens], DataConfig(workers=1), PICTURE, train=False
     )
-    done = 0
+    done, seen = 0, list[tuple[float, float]]()
     for batch in eval_loader(dataset, BATCH):
         done += len(batch.places) + len(batch.failures)
-        if done % 500 < BATCH:
-            (child,) = torch.multiprocessing.active_children()
-            here, there = resident_mib(os.getpid()), resident_mib(child.pid)
-            print(f"{done:5} opens: {here:.0f} MiB here, {there:.0f} in the worker", flush=True)
+        (child,) = torch.multiprocessing.active_children()
+        seen.append((resident_mib(os.getpid()), resident_mib(child.pid)))
+        if done % 500 < BATCH:  # a worker holds more or less of a batch at any moment: look at the range
+            for name, sizes in zip(("here", "in the worker"), zip(*seen, strict=True), strict=True):
+                print(f"{done:5} opens, {name}: {min(sizes):.0f} to {max(sizes):.0f} MiB", flush=True)
+            seen.clear()
 
 
 def main() -> None:

@@ -118,7 +118,10 @@ def test_the_run_of_a_folder_has_a_name_of_its_own(root):
 def test_missing_videos_are_left_out_of_training_and_told(root):
     sorted((root / "videos/kick").iterdir())[0].unlink()
     args = ("train", "--dataset", "hmdb51", "--data-root", root, "--recipe", "m2clip-shapes", *QUICK)
-    result = run(*args, "--epochs", 1, "--batch-size", 4, "--output", "run", "--json")
+    stopped = run(*args, "--epochs", 1, "--batch-size", 4, "--output", "stopped")
+    assert stopped.exit_code == 1
+    assert "1 of 6 videos of hmdb51 are not on disk, more than run.max_failed 0.1" in stopped.stderr
+    result = run(*args, "--epochs", 1, "--batch-size", 4, "--output", "run", "--json", "run.max_failed=0.2")
     assert result.exit_code == 0, result.stderr
     assert "hmdb51, train1: 1 of 6 listed videos are not on disk" in result.stderr
     assert "on 5 videos of 3 classes" in result.stderr

@@ -103,5 +103,7 @@ def test_too_many_unreadable_videos_stop_the_run(model, tmp_path):
         run(model, "hmdb51/ep2", root, max_failed=0.5)
     for path in sorted((root / "videos/kick").iterdir()):
         path.unlink()
-    with pytest.raises(VactkError, match=r"4 of 12 videos are not on disk, more than --max-failed 0.2"):
+    with pytest.raises(
+        VactkError, match=r"4 of 12 videos of hmdb51 are not on disk, more than --max-failed 0.2"
+    ):
         run(model, "hmdb51/ep2", root, max_failed=0.2)

@@ -150,7 +150,7 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
         shown.message(f"{name}, {split}: {line}")
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
-    check_missing(len(videos.missing), len(videos.records), asked.max_failed)
+    check_missing(videos, asked.max_failed)
     model, recipe = _load(asked, read_recipe(dataset.recipe))
     scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
     evaluation = evaluate(videos, scores, unreadable="skip" if asked.unreadable == "skip" else "wrong")

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from vactk.data.loading import DataConfig, Problem
+from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.evaluate.embed import Progress, Scorer, Scores, class_embeddings, score_videos, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy
@@ -99,7 +100,7 @@ def measure(
     Videos that are missing or cannot be read count as wrong, or are left out with `unreadable="skip"`; when
     their share is above `max_failed` VactkError is raised.
     """
-    check_missing(len(plan.videos.missing), len(plan.videos.records), max_failed)
+    check_missing(plan.videos, max_failed)
     embeddings = class_embeddings(model, plan.videos.words, templates, accelerator.device)  # (C, E)
     scorers: dict[str, Scorer] = {}
     for draw in plan.draws:
@@ -119,12 +120,12 @@ def measure(
     return ProtocolResult(plan, unreadable, draws, scores.failures, scores.partial)
 
 
-def check_missing(num_missing: int, num_videos: int, max_failed: float) -> None:
-    """Raises VactkError when more than a share of videos is not on disk."""
-    if num_missing > max_failed * num_videos:
+def check_missing(videos: VideoSet, max_failed: float, setting: str = "--max-failed") -> None:
+    """Raises VactkError when more than a share of the videos is not on disk."""
+    if len(videos.missing) > max_failed * len(videos.records):
         raise VactkError(
-            f"{num_missing:,} of {num_videos:,} videos are not on disk, more than --max-failed {max_failed:g}: "
-            "they would count as wrong; `vactk data check` lists them"
+            f"{len(videos.missing):,} of {len(videos.records):,} videos of {videos.name} are not on disk, more than "
+            f"{setting} {max_failed:g}; `vactk data check` lists them"
         )
 
 

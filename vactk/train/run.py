@@ -17,6 +17,7 @@ from vactk.data.datasets import find_dataset
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
 from vactk.evaluate.embed import class_embeddings, picture_of
+from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
 from vactk.text.templates import choose_templates
@@ -81,6 +82,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     for videos in splits.values():
         for line in videos.report.lines() if videos.report else ():
             reporter.message(f"{videos.name}, {videos.split}: {line}")
+    check_missing(splits[dataset.train_split], recipe.run.max_failed, "run.max_failed")
     excluded = read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set()
     engine = _engine(recipe, splits[dataset.train_split].present(excluded), folder, reporter)
     _train(engine, {split: splits[split] for split in dataset.eval_splits}, folder, reporter)

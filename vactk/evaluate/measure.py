@@ -124,8 +124,8 @@ def check_missing(videos: VideoSet, max_failed: float, setting: str = "--max-fai
     """Raises VactkError when more than a share of the videos is not on disk."""
     if len(videos.missing) > max_failed * len(videos.records):
         raise VactkError(
-            f"{len(videos.missing):,} of {len(videos.records):,} videos of {videos.name} are not on disk, more than "
-            f"{setting} {max_failed:g}; `vactk data check` lists them"
+            f"{len(videos.missing):,} of {len(videos.records):,} videos of {videos.name} are not on disk, "
+            f"more than {setting} {max_failed:g}; `vactk data check` lists them"
         )
 
 

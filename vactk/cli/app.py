@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import vactk
+from vactk.cli.data import data_app
 from vactk.cli.interpolate import interpolate
 from vactk.cli.train import finetune, train
 from vactk.cli.upcoming import export, retrieve
@@ -58,11 +60,14 @@ def vactk_app(
     ] = False,
 ) -> None:
     """Turn an image CLIP into a strong video model, and keep it open-vocabulary."""
+    logging.getLogger("libav").addHandler(logging.NullHandler())  # damaged files are reported, once, by us
+    logging.getLogger("libav").propagate = False
 
 
 app.command("train", rich_help_panel="Train")(train)
 app.command("finetune", rich_help_panel="Train")(finetune)
 app.command(rich_help_panel="Use")(zeroshot)
+app.add_typer(data_app, name="data", rich_help_panel="Use")
 UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
 app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(retrieve)

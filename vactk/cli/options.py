@@ -13,7 +13,12 @@ from vactk.errors import VactkError
 DATA, MODEL, RUN = "Data", "Model", "Run"
 
 Dataset = Annotated[
-    str | None, typer.Option(help="A dataset that vactk knows, such as shapes.", rich_help_panel=DATA)
+    str | None,
+    typer.Option(
+        help="A dataset that vactk knows, such as shapes or hmdb51; a folder with a folder for each class; or a "
+        "list of paths and labels.",
+        rich_help_panel=DATA,
+    ),
 ]
 DataRoot = Annotated[
     Path | None, typer.Option(help="Where the dataset's files are, or are made.", rich_help_panel=DATA)

@@ -84,7 +84,9 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         if resume and output is None:
             raise VactkError("--resume goes on with the run in --output: name that folder")
         full_recipe = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
-        folder = output or Path("runs", f"{full_recipe.dataset}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = output or Path(
+            "runs", f"{_short_name(full_recipe.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
 
         from vactk.train.run import train as run
 
@@ -148,8 +150,15 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     full = build(Recipe, merge(merge(values, given), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")
-    find_dataset(full.dataset)
+    if not find_dataset(full.dataset).labelled:
+        raise VactkError(f"'{full.dataset}' names no classes to train on: every video needs a label")
     return full
+
+
+def _short_name(dataset: str) -> str:
+    """A dataset's name, or the last part of its path, as the name of a folder."""
+    path = Path(dataset)
+    return path.resolve().stem if path.exists() else dataset.replace("/", "-")
 
 
 def _print(result: TrainResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -10,8 +10,9 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import build, merge, nest, to_dict
-from vactk.errors import VactkError, pick
+from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from vactk.data.records import VideoSet
@@ -28,6 +29,12 @@ class Asked(NamedTuple):
     checkpoint: Path | None
     by: str
     overrides: dict[str, Any]  # of a recipe
+    unreadable: Literal["wrong", "skip"]
+    max_failed: float
+
+    @property
+    def data_root(self) -> Path | None:
+        return Path(self.overrides["data_root"]) if "data_root" in self.overrides else None
 
 
 def zeroshot(
@@ -37,6 +44,13 @@ def zeroshot(
     labels: Annotated[
         str | None,
         typer.Option(help='What the videos may show: "a,b,c", or a file with a label on each line.'),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="A published way of testing, such as hmdb51/ep2; `list` shows all.",
+            rich_help_panel=options.DATA,
+        ),
     ] = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
@@ -56,6 +70,20 @@ def zeroshot(
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
     views: options.Views = None,
+    unreadable: Annotated[
+        Literal["wrong", "skip"],
+        typer.Option(
+            help="What becomes of videos of a dataset that are missing or cannot be read: wrong (they count as "
+            "wrong) or skip (the accuracy is of the others, and says so).",
+            rich_help_panel=options.DATA,
+        ),
+    ] = "wrong",
+    max_failed: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of such videos above which to stop.", rich_help_panel=options.DATA
+        ),
+    ] = 0.5,
     decoder: options.Decoder = None,
     workers: options.Workers = None,
     batch_size: options.BatchSize = None,
@@ -69,17 +97,25 @@ def zeroshot(
 
         vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --backbone toy
         vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
+        vactk zeroshot --protocol hmdb51/ep2 --data-root /data --checkpoint runs/first
     """
-    if bool(videos) == bool(dataset):
-        raise VactkError("give either videos with --labels, or a --dataset")
-    if dataset and labels:
-        raise VactkError("a dataset brings its own labels: leave out --labels")
+    if protocol == "list":
+        list_protocols(as_json=json)
+        return
+    if (bool(videos), bool(dataset), bool(protocol)).count(True) != 1:
+        raise VactkError("give either videos with --labels, or a --dataset, or a --protocol")
     if videos and not labels and checkpoint is None:
         raise VactkError(
             "videos need --labels, or a --checkpoint that was trained on some: what may they show?"
         )
-    if checkpoint is None and temporal is not None:
-        raise VactkError("--temporal says what another project's --checkpoint does not: name that file")
+    contradictions = {
+        "a dataset brings its own labels: leave out --labels": not videos and labels,
+        "a protocol names its own splits: leave out --split": protocol and split,
+        "a protocol is measured by similarity: leave out --by": protocol and by != "similarity",
+        "--temporal says what another project's --checkpoint does not: name that file": temporal
+        and checkpoint is None,
+    }
+    refuse(contradictions)
     given = {
         "data_root": None if data_root is None else str(data_root),
         "templates": templates,
@@ -94,40 +130,88 @@ def zeroshot(
         "run.device": device,
         "run.precision": precision,
     }
-    asked = Asked(checkpoint, by, nest(given))
+    asked = Asked(checkpoint, by, nest(given), unreadable, max_failed)
     with display() as shown:
         if videos:
-            result = _on_files(asked, videos, labels, shown)
+            result, show = _on_files(asked, videos, labels, shown), _print_predictions
+        elif protocol:
+            result, show = _on_protocol(asked, protocol, shown), _print_protocol
         else:
-            result = _on_dataset(asked, str(dataset), split, shown)
-    if json:
-        print_json(result)
-    elif videos:
-        _print_predictions(result)
-    else:
-        _print_accuracy(result)
+            result, show = _on_dataset(asked, str(dataset), split, shown), _print_accuracy
+    (print_json if json else show)(result)
     if videos and not result["predictions"]:
         raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
 
 
+def refuse(contradictions: Mapping[str, object]) -> None:
+    """Raises VactkError with the first message whose condition holds."""
+    for message, holds in contradictions.items():
+        if holds:
+            raise VactkError(message)
+
+
 def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
+    from vactk.evaluate.measure import check_missing
     from vactk.evaluate.zeroshot import evaluate
     from vactk.train.recipe import read_recipe
 
     dataset = find_dataset(name)
-    split = split or dataset.eval_splits[-1]
-    pick(dict.fromkeys((dataset.train_split, *dataset.eval_splits)), split, f"split of {name}")
+    if not dataset.labelled:
+        raise VactkError(f"'{name}' names no classes: give --labels and the videos, or a dataset with labels")
+    split = split or dataset.test_split
+    videos = dataset.load(split, root=asked.data_root, progress=shown.progress(f"{name}: videos"))
+    for line in videos.report.lines() if videos.report else ():
+        shown.message(f"{name}, {split}: {line}")
+    if any(record.label is None for record in videos.records):
+        raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
+    check_missing(videos, asked.max_failed)
     model, recipe = _load(asked, read_recipe(dataset.recipe))
-    root = Path(recipe.data_root) if recipe.data_root else None
-    videos = dataset.load(split, root=root, progress=shown.progress(f"{name}: videos"))
-    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"))
+    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
     _check_answer(asked.by, scores)
+    evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
+    conditions = {"by": asked.by, "unreadable": asked.unreadable, **_conditions(asked, model, recipe)}
+    return {**evaluation.to_json(asked.by), **conditions}
+
+
+def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
+    from vactk.data.datasets import find_dataset
+    from vactk.evaluate.embed import make_accelerator
+    from vactk.evaluate.measure import measure
+    from vactk.evaluate.plan import make_plan
+    from vactk.evaluate.protocol import find_protocol
+    from vactk.text.templates import choose_templates
+    from vactk.train.recipe import read_recipe
+
+    protocol = find_protocol(name)
+    if protocol.task == "retrieval":
+        raise VactkError(f"'{protocol.name}' is a retrieval protocol: `vactk retrieve` measures these")
+    plan = make_plan(protocol, asked.data_root)
+    for note in plan.notes:
+        shown.message(f"{protocol.name}: {note}")
+    model, recipe = _load(asked, read_recipe(find_dataset(protocol.dataset).recipe))
+    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
+    model.to(accelerator.device)
+    result = measure(
+        model,
+        plan,
+        recipe.data,
+        accelerator,
+        templates=choose_templates(recipe.templates),
+        batch_size=recipe.run.eval_batch_size,
+        unreadable=asked.unreadable,
+        max_failed=asked.max_failed,
+        progress=shown.progress(protocol.name),
+    )
+    return {**result.to_json(), **_conditions(asked, model, recipe)}
+
+
+def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
+    """What a number was measured with."""
     return {
-        **evaluate(videos, scores).to_json(asked.by),
-        "by": asked.by,
         "frames": recipe.data.num_frames,
         "views": recipe.data.views,
+        "crops": recipe.data.transform.eval_crops,
         "templates": recipe.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
@@ -167,7 +251,11 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
 
 
 def _score(
-    model: VideoModel, videos: VideoSet, recipe: Recipe, progress: Callable[[int, int], None]
+    model: VideoModel,
+    videos: VideoSet,
+    recipe: Recipe,
+    progress: Callable[[int, int], None],
+    max_failed: float = 1.0,
 ) -> Scores:
     from vactk.evaluate.embed import make_accelerator
     from vactk.evaluate.zeroshot import score_classes
@@ -182,6 +270,7 @@ def _score(
         accelerator,
         templates=choose_templates(recipe.templates),
         batch_size=recipe.run.eval_batch_size,
+        max_failed=max_failed,
         progress=progress,
     )
 
@@ -254,6 +343,11 @@ def _walk(paths: list[Path]) -> list[Path]:
     return list(files)
 
 
+def _print_protocol(result: dict[str, Any]) -> None:
+    print_protocol(result)
+    _print_problems(result)
+
+
 def _print_accuracy(result: dict[str, Any]) -> None:
     row = [
         result["protocol"],
@@ -262,11 +356,7 @@ def _print_accuracy(result: dict[str, Any]) -> None:
         percent(result["top1"]),
         percent(result["top5"]),
     ]
-    title = (
-        f"Zero-shot accuracy of {result['model']}, %\n"
-        f"{result['frames']} frames x {result['views']} views, templates: {result['templates']}, "
-        f"by {result['by']}"
-    )
+    title = f"Zero-shot accuracy of {result['model']}, %\n{describe_conditions(result)}, by {result['by']}"
     print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
     _print_problems(result)
 

@@ -1,15 +1,21 @@
-"""The datasets that vactk knows by name."""
+"""The datasets that vactk knows by name, and the user's own by their path."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vactk.data.benchmarks import ALIASES, BENCHMARKS, Benchmark
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
+from vactk.data.subsets import with_classes
+from vactk.data.user_data import is_user_data, open_user_data
 from vactk.errors import pick
+
+HALVES = ("base", "novel")
 
 Progress = Callable[[int, int], None]  # done, total
 
@@ -28,14 +34,63 @@ class Dataset:
 
     load: Loader
     train_split: str
-    eval_splits: tuple[str, ...]  # measured after training, the last by default in zero-shot testing
+    eval_splits: tuple[str, ...]  # measured after training
     recipe: str  # its settings hold unless others are given
+    test_split: str  # measured by zero-shot testing
+    labelled: bool = True  # False: captions, no classes
     finetune_recipe: str = "openvclip-k400"  # the same for fine-tuning
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset called `name`. Raises VactkError with the nearest match when there is none."""
-    return pick(DATASETS, name, "dataset")
+    """The dataset called `name`, or the user's folder or list of that path.
+
+    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the others. Raises
+    VactkError with the nearest match when there is none.
+    """
+    whole, _, half = name.partition("/")
+    if half in HALVES and ALIASES.get(whole.lower(), whole) in BENCHMARKS:
+        return _half(BENCHMARKS[ALIASES.get(whole.lower(), whole)], half)
+    known = ALIASES.get(name.lower(), name)
+    if known not in DATASETS and is_user_data(name):
+        return _user_dataset(Path(name))
+    return pick(DATASETS, known, "dataset")
+
+
+def _user_dataset(path: Path) -> Dataset:
+    data = open_user_data(path)
+
+    def load(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
+        pick(dict.fromkeys(data.names()), split, f"split of {path}")
+        return data.load(split, root=root)
+
+    return Dataset(
+        load=load,
+        train_split=data.train,
+        eval_splits=(data.test,) if data.test else (),
+        recipe="m2clip-hmdb51",
+        test_split=data.test if data.test in data.splits else "all",
+        labelled=bool(data.annotations.classes),
+    )
+
+
+def _half(benchmark: Benchmark, half: str) -> Dataset:
+    def load(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
+        chosen = benchmark.halves(root)[HALVES.index(half)]
+        videos = with_classes(benchmark.load(split, root=root), chosen)
+        return dataclasses.replace(videos, name=f"{benchmark.name}/{half}")
+
+    return dataclasses.replace(_public_dataset(benchmark), load=load)
+
+
+def _public_dataset(benchmark: Benchmark) -> Dataset:
+    return Dataset(
+        load=benchmark.load,
+        train_split=benchmark.train_split,
+        eval_splits=benchmark.eval_splits,
+        recipe=benchmark.recipe,
+        test_split=benchmark.eval_splits[-1],
+        labelled=benchmark.labelled,
+    )
 
 
 DATASETS = {
@@ -44,6 +99,8 @@ DATASETS = {
         train_split="train",
         eval_splits=("seen", "unseen"),
         recipe="m2clip-shapes",
+        test_split="unseen",
         finetune_recipe="openvclip-shapes",
     ),
+    **{name: _public_dataset(benchmark) for name, benchmark in BENCHMARKS.items()},
 }

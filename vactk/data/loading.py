@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vactk import config as settings
 from vactk.data.batches import Key, TrainBatches, derive_seed
+from vactk.data.clip_cache import ClipCache
 from vactk.data.records import Record
+from vactk.data.workers import BatchReader, usable_processors
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning
 from vactk.video.read import Timeline, sample_video
@@ -67,12 +68,22 @@ class DataConfig:
     transform: TransformConfig = field(default_factory=TransformConfig)
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     workers: int = -1  # processes that read videos; -1: one less than the processors, 8 at most
+    cache: str = ""  # folder made by `vactk data cache`: training reads from it, testing never
+    exclude: str = ""  # list of videos that training leaves out, as `vactk data check` writes it
+    timeout_s: float = 120.0  # after so long the reading of a video is given up; needs workers
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.views < 1:
             raise VactkError(
                 f"num_frames and views must be at least 1, got {self.num_frames} and {self.views}"
             )
+
+        if self.cache and not isinstance(self.sampling, UniformSampling):
+            raise VactkError(
+                "data.cache keeps evenly spread frames: it goes with data.sampling=uniform alone"
+            )
+        if self.timeout_s <= 0:
+            raise VactkError(f"timeout_s must be above 0, got {self.timeout_s}")
 
     @property
     def num_workers(self) -> int:
@@ -126,6 +137,12 @@ class VideoDataset(Dataset[Item]):
         self.train = train
         self.seed = seed
         self.picture = picture
+        self.cache = ClipCache(Path(config.cache)) if train and config.cache else None
+        if self.cache is not None and self.cache.short_side < picture.size:
+            raise VactkError(
+                f"the cache in '{config.cache}' has frames of {self.cache.short_side} pixels, fewer than the "
+                f"model's {picture.size}: make it with --short-side {picture.size} or more"
+            )
 
     def __len__(self) -> int:
         return len(self.records)
@@ -144,6 +161,14 @@ class VideoDataset(Dataset[Item]):
         problem = None if warning is None else Problem(index, str(record.video), warning)
         return Item(index, label, views, problem)
 
+    def failed(self, key: Key, reason: str) -> Item:
+        """What stands for a record whose reading hung or crashed."""
+        index = key[1]
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        message = str(VideoError(record.video, reason))
+        return Item(index, label, None, Problem(index, str(record.video), message))
+
     def _read(self, record: Record) -> tuple[Tensor, str | None]:
         """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
         config, views = self.config, 1 if self.train else self.config.views
@@ -152,9 +177,11 @@ class VideoDataset(Dataset[Item]):
             count = timeline.num_frames
             return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
 
-        sample = sample_video(
-            record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
-        )
+        sample = None if self.cache is None else self.cache.sample(record, sampler)
+        if sample is None:
+            sample = sample_video(
+                record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
+            )
         clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.picture)
@@ -163,15 +190,19 @@ class VideoDataset(Dataset[Item]):
         return torch.cat([crops(clip) for clip in clips]), sample.warning
 
 
-def train_loader(dataset: VideoDataset, batches: TrainBatches) -> DataLoader[Item]:
+def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchReader[Key, Item, Batch]:
     """Batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
-    return _loader(dataset, batches)
+    size = batches.batch_size // (batches.world * batches.parts)
+    return _loader(dataset, batches, size)
 
 
-def eval_loader(dataset: VideoDataset, batch_size: int, *, rank: int = 0, world: int = 1) -> DataLoader[Item]:
+def eval_loader(
+    dataset: VideoDataset, batch_size: int, *, rank: int = 0, world: int = 1
+) -> BatchReader[Key, Item, Batch]:
     """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
     keys = [(0, index) for index in range(rank, len(dataset), world)]
-    return _loader(dataset, [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
+    batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    return _loader(dataset, batches, batch_size * dataset.config.views * dataset.config.transform.eval_crops)
 
 
 def collate(items: list[Item]) -> Batch:
@@ -187,27 +218,24 @@ def collate(items: list[Item]) -> Batch:
     )
 
 
-def usable_processors() -> int:
-    """Processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _loader(dataset: VideoDataset, batches: TrainBatches | list[list[Key]]) -> DataLoader[Item]:
-    workers = dataset.config.num_workers
-    return DataLoader(
+def _loader(
+    dataset: VideoDataset, batches: Iterable[list[Key]], num_views: int
+) -> BatchReader[Key, Item, Batch]:
+    config, size = dataset.config, dataset.picture.size
+    return BatchReader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),  # the loader draws a number: leave the run's random state alone
+        batches,
+        collate,
+        workers=config.num_workers,
+        timeout_s=config.timeout_s,
+        batch_bytes=num_views * config.num_frames * 3 * size * size * 4,
+        finish=_pinned if torch.cuda.is_available() else _as_it_is,
     )
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches the workers too: the main process ends them once it has saved its state."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _pinned(batch: Batch) -> Batch:
+    return batch._replace(video=batch.video.pin_memory())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vactk.errors import VactkError
+
+if TYPE_CHECKING:
+    from vactk.data.resolve import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +23,8 @@ class Record:
     start_s: float | None = None
     end_s: float | None = None
     captions: tuple[str, ...] = ()
+    name: str = ""  # as its list calls it, without folders and suffix
+    length_s: float | None = None  # how long its list says it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +39,8 @@ class VideoSet:
     classes: tuple[str, ...]  # the original label of each class: the key
     words: tuple[str, ...]  # the same classes as words that can be shown to CLIP
     records: tuple[Record, ...]
+    missing: frozenset[int] = frozenset()  # places of records whose file is not on disk
+    report: Report | None = None  # what did not fit when it was read
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.classes):
@@ -49,3 +59,14 @@ class VideoSet:
                 raise VactkError(
                     f"'{record.video}' has label {record.label}, but {self.name} has {len(self.classes)} classes"
                 )
+
+    def present(self, excluded: Collection[Path] = ()) -> VideoSet:
+        """The same without the records whose files are not on disk, or are excluded: to train on."""
+        if not self.missing and not excluded:
+            return self
+        records = tuple(
+            record
+            for place, record in enumerate(self.records)
+            if place not in self.missing and record.video not in excluded
+        )
+        return dataclasses.replace(self, records=records, missing=frozenset())

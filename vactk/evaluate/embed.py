@@ -88,17 +88,26 @@ def score_videos(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    max_failed: float = 1.0,
     progress: Progress | None = None,
 ) -> Scores:
     """Softmax of each view's logits, averaged over a video's views (M2-CLIP's testing), in record order.
 
     The records are shared out over all processes, and every process gets all the scores. The model must
-    already be on the accelerator's device; its mode is left as it was.
+    already be on the accelerator's device; its mode is left as it was. Raises VactkError as soon as more than
+    the share `max_failed` of the videos could not be read.
     """
-    only = [Variant(lambda: None, scorers)]
-    return score_variants(model, videos, only, config, accelerator, batch_size=batch_size, progress=progress)[
-        0
-    ]
+    (scores,) = score_variants(
+        model,
+        videos,
+        [Variant(lambda: None, scorers)],
+        config,
+        accelerator,
+        batch_size=batch_size,
+        max_failed=max_failed,
+        progress=progress,
+    )
+    return scores
 
 
 @torch.no_grad()
@@ -110,6 +119,7 @@ def score_variants(
     accelerator: Accelerator,
     *,
     batch_size: int,
+    max_failed: float = 1.0,
     progress: Progress | None = None,
 ) -> list[Scores]:
     """What `score_videos` gives for every variant of the model, while each video is read once."""
@@ -124,6 +134,7 @@ def score_variants(
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
+            _check_failures(failures, max_failed * len(dataset) / world, len(dataset))
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
                     variant.prepare()
@@ -148,6 +159,14 @@ def _as_scores(
         name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in scorers
     }
     return Scores(places, probabilities, failures, partial)
+
+
+def _check_failures(failures: list[Problem], allowed: float, num_videos: int) -> None:
+    if len(failures) > allowed:
+        raise VactkError(
+            f"{len(failures):,} of {num_videos:,} videos could not be read, more than --max-failed allows; "
+            f"the last: {failures[-1].message}"
+        )
 
 
 def _score_batch(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,10 @@ from vactk.evaluate.embed import (
     similarity_scorer,
 )
 from vactk.evaluate.metrics import topk_accuracy
+from vactk.evaluate.plan import content_hash
 from vactk.models.checkpoint import VideoModel
+
+Unreadable = Literal["wrong", "skip"]  # videos that cannot be read count as wrong, or are left out and told
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Evaluation:
 
     dataset: str
     split: str
+    hash: str  # of the classes and videos
     num_videos: int
     num_classes: int
     accuracy: dict[str, dict[str, float]]  # "similarity", "class_head" or "ensemble" -> {"top1", "top5"}
@@ -41,6 +45,7 @@ class Evaluation:
         return {
             "dataset": self.dataset,
             "protocol": f"{self.dataset}/{self.split}",
+            "hash": self.hash,
             "num_videos": self.num_videos,
             "num_classes": self.num_classes,
             **self.accuracy[by],
@@ -58,6 +63,7 @@ def score_classes(
     *,
     templates: tuple[str, ...],
     batch_size: int,
+    max_failed: float = 1.0,
     progress: Progress | None = None,
 ) -> Scores:
     """The classes' probabilities by "similarity" to their words.
@@ -67,7 +73,14 @@ def score_classes(
     """
     scorers = class_scorers(model, videos, templates, accelerator.device)
     scores = score_videos(
-        model, videos, scorers, config, accelerator, batch_size=batch_size, progress=progress
+        model,
+        videos,
+        scorers,
+        config,
+        accelerator,
+        batch_size=batch_size,
+        max_failed=max_failed,
+        progress=progress,
     )
     if "class_head" not in scorers:
         return scores
@@ -88,16 +101,18 @@ def class_scorers(
     return scorers
 
 
-def evaluate(videos: VideoSet, scores: Scores) -> Evaluation:
-    """Top-1 and top-5 of `score_classes`' result. Videos that could not be read count as wrong."""
+def evaluate(videos: VideoSet, scores: Scores, *, unreadable: Unreadable = "wrong") -> Evaluation:
+    """Top-1 and top-5 of `score_classes`' result. Videos that could not be read count as wrong, or are skipped."""
+    num_videos = len(videos.records) if unreadable == "wrong" else len(scores.places)
     labels = torch.tensor([videos.records[place].label for place in scores.places.tolist()], dtype=torch.long)
     return Evaluation(
         dataset=videos.name,
         split=videos.split,
-        num_videos=len(videos.records),
+        hash=content_hash(videos),
+        num_videos=num_videos,
         num_classes=len(videos.classes),
         accuracy={
-            name: _accuracies(probabilities, labels, len(videos.records))
+            name: _accuracies(probabilities, labels, num_videos)
             for name, probabilities in scores.probabilities.items()
         },
         failures=scores.failures,

@@ -13,12 +13,14 @@ from accelerate import PartialState
 from torch import Tensor
 
 from vactk import config as settings
+from vactk.data.check import read_excluded
 from vactk.data.datasets import find_dataset
 from vactk.data.few_shot import draw_shots
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
+from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
 from vactk.text.descriptions import match_descriptions, read_descriptions, shorten
@@ -85,6 +87,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         split: dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
         for split in (dataset.train_split, *dataset.eval_splits)
     }
+    for videos in splits.values():
+        for line in videos.report.lines() if videos.report else ():
+            reporter.message(f"{videos.name}, {videos.split}: {line}")
     engine = _engine(recipe, _training_videos(recipe, splits[dataset.train_split]), folder, reporter)
     tests = {split: splits[split] for split in dataset.eval_splits}
     _train(engine, tests, folder, reporter)
@@ -97,6 +102,9 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
 
 
 def _training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
+    """Those that are on disk and not excluded; of them as many shots as the recipe asks for."""
+    check_missing(videos, recipe.run.max_failed, "run.max_failed")
+    videos = videos.present(read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set())
     if len(videos.classes) < 2:
         raise VactkError(
             f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': nothing to tell apart"

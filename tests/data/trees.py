@@ -1,0 +1,119 @@
+"""Small datasets in the official layouts, with tiny videos or with empty files under videos' names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.video.conftest import write_video
+
+Maker = Callable[[Path], object]
+HMDB_CLASSES = ("brush_hair", "kick", "kick_ball")
+FLAGS = (1, 1, 2, 0)  # of a class's four videos in split 1; further splits are turned by one
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def tiny_video(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_video(path, num_frames=6, codec="mpeg4" if path.suffix == ".avi" else "libx264")
+
+
+def half_video(path: Path) -> Path:
+    """Of 60 frames, a part decodes before an error."""
+    write_video(path, num_frames=60, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
+    return path
+
+
+def hmdb51(root: Path, make: Maker = touch, suffix: str = ".avi") -> Path:
+    """Three classes of four videos each, whose names hold what HMDB51's hold."""
+    lists = root / "testTrainMulti_7030_splits"
+    lists.mkdir(parents=True, exist_ok=True)
+    for label in HMDB_CLASSES:
+        names = [f"(Film)_#{n}[x]&+;~@!_{label}_u_nm_np1_ba_goo_{n}" for n in range(4)]
+        for name in names:
+            make(root / "videos" / label / (name + suffix))
+        for split in (1, 2, 3):
+            lines = [f"{name}.avi {FLAGS[(n + split - 1) % 4]} " for n, name in enumerate(names)]
+            (lists / f"{label}_test_split{split}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def ucf101(root: Path, make: Maker = touch) -> Path:
+    """Three classes of two videos each; one class is spelt in two ways, as in the distribution."""
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir(parents=True, exist_ok=True)
+    classes = {"HandstandPushups": "HandStandPushups", "TaiChi": "TaiChi", "YoYo": "YoYo"}
+    (lists / "classInd.txt").write_bytes(b"".join(f"{n} {c}\r\n".encode() for n, c in enumerate(classes, 1)))
+    train, test = [], []
+    for number, (label, spelt) in enumerate(classes.items(), 1):
+        for group, lines in ((1, test), (2, train)):
+            video = f"{label}/v_{spelt}_g0{group}_c01.avi"
+            make(root / "UCF-101" / video)
+            lines.append(video if lines is test else f"{video} {number}")
+    for split in (1, 2, 3):
+        (lists / f"trainlist0{split}.txt").write_bytes("\r\n".join(train).encode())
+        (lists / f"testlist0{split}.txt").write_bytes("\r\n".join(test).encode())
+    return root
+
+
+KINETICS_ROWS = [  # label, id, start, end; where the file lies
+    ("abseiling", "-aNccq2jvUA", 55, 65, "val/abseiling/-aNccq2jvUA_000055_000065.mp4"),
+    ("air drumming", "Ab2_3456789", 3, 13, "val/air_drumming/Ab2_3456789.mkv"),
+    ("passing American football (in game)", "ab2_3456789", 0, 10, "val/ab2_3456789_000000_000010.webm"),
+]
+
+
+def kinetics(root: Path, make: Maker = touch) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    lines = ["label,youtube_id,time_start,time_end,split,is_cc"]
+    for label, video, start, end, path in KINETICS_ROWS:
+        make(root / path)
+        lines.append(f'"{label}",{video},{start},{end},validate,0')
+    (root / "kinetics-400_val.csv").write_text("\n".join(lines))
+    return root
+
+
+def ssv2(root: Path, make: Maker = touch) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    labels = {"Holding something": "1", "Attaching something to something": "0"}
+    (root / "something-something-v2-labels.json").write_text(json.dumps(labels))
+    items = [
+        {"id": "7", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]},
+        {"id": "8", "label": "attaching a to b", "template": "Attaching [something] to [something]"},
+    ]
+    for name in ("train", "validation"):
+        (root / f"something-something-v2-{name}.json").write_text(json.dumps(items))
+    (root / "something-something-v2-test.json").write_text(json.dumps([{"id": "9"}]))
+    make(root / "videos/7.webm")
+    make(root / "videos/8.mp4")
+    make(root / "videos/9.webm")
+    return root
+
+
+def msrvtt(root: Path, make: Maker = touch) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    splits = ("train", "train", "validate", "test")
+    videos = [
+        {"video_id": f"video{n}", "category": 1, "start time": 2.5, "end time": 12.5, "split": split, "id": n}
+        for n, split in enumerate(splits)
+    ]
+    sentences = [
+        {"sen_id": 3 * n + k, "video_id": f"video{n}", "caption": f"caption {k} of {n}"}
+        for k in (2, 0, 1)
+        for n in (3, 1, 0, 2)
+    ]
+    (root / "MSRVTT_data.json").write_text(json.dumps({"info": {}, "videos": videos, "sentences": sentences}))
+    (root / "MSRVTT_JSFUSION_test.csv").write_text(
+        'key,vid_key,video_id,sentence\nret0,msr3,video3,"a dog, running"\n'
+    )
+    (root / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\nvideo1\nvideo2\n")
+    for n in range(4):
+        make(root / f"videos/all/video{n}.mp4")
+    return root

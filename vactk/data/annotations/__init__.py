@@ -1,0 +1,1 @@
+"""Annotation files, as distributed, as entries: what they say of each video, before any file is looked for."""

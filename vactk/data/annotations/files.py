@@ -1,0 +1,82 @@
+"""Text files as lines, rows and JSON, with errors that name file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vactk.errors import VactkError
+
+DELIMITERS = (",", "\t", ";", "|")
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises VactkError where there is none, or it is not UTF-8."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise VactkError(f"cannot read '{path}': {error.strerror}") from error
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # the mark by which Windows programs write UTF-16
+        return _decode(path, content, "utf-16")
+    return _decode(path, content, "utf-8-sig")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line without blanks at its ends) for each line that is not empty."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, cells) for each row that is not empty."""
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter)
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield reader.line_num, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise VactkError(f"'{path}' line {reader.line_num}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises VactkError where it is not JSON."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise VactkError(f"'{path}' is not JSON: {error.msg} in line {error.lineno}") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, object) for each line. Raises VactkError where a line is not a JSON object."""
+    for number, line in read_lines(path):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise wrong_line(path, number, f"is not JSON ({error.msg})") from error
+        if not isinstance(value, dict):
+            raise wrong_line(path, number, f'must be an object, such as {{"video": ...}}, got {line[:40]}')
+        yield number, value
+
+
+def wrong_line(path: Path, number: int, what: str) -> VactkError:
+    """An error about one line of a file."""
+    return VactkError(f"'{path}' line {number} {what}")
+
+
+def _decode(path: Path, content: bytes, encoding: str) -> str:
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        byte = content[error.start]
+        raise VactkError(
+            f"'{path}' is not UTF-8 text: byte 0x{byte:02x} in line {line}; save it as UTF-8"
+        ) from error
+    if "\0" in text[:4096]:
+        raise VactkError(f"'{path}' is not a text file")
+    return text

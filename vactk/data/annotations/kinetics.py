@@ -1,0 +1,71 @@
+"""Kinetics' official lists: a label and a part of a YouTube video a row, as CSV or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from vactk.data.annotations.entries import Annotations, Entry, labels_of
+from vactk.data.annotations.files import read_json, read_rows, wrong_line
+from vactk.errors import VactkError
+
+SPLIT_NAMES = {"validate": "val", "validation": "val", "training": "train", "testing": "test"}
+COLUMNS = ("youtube_id", "time_start", "time_end")
+
+
+def read_kinetics_csv(path: Path) -> Annotations:
+    """One split or several; `label`, `split` and further columns need not be there.
+
+    Files are looked for as ID_000012_000022, as the official copies are named, then as ID.
+    """
+    rows = read_rows(path, ",")
+    try:
+        header = [name.lower() for name in next(rows)[1]]
+    except StopIteration:
+        raise VactkError(f"'{path}' is empty") from None
+    if not set(COLUMNS) <= set(header):
+        raise VactkError(f"'{path}' is no list of Kinetics: its first line must name {', '.join(COLUMNS)}")
+    listed = []
+    for number, cells in rows:
+        row = dict(zip(header, cells, strict=False))
+        if len(cells) < len(header):
+            raise wrong_line(path, number, f"has {len(cells)} cells, not {len(header)}")
+        try:
+            span = float(row["time_start"]), float(row["time_end"])
+        except ValueError:
+            raise wrong_line(path, number, "has times that are not numbers") from None
+        entry = _entry(row["youtube_id"], row.get("label") or None, *span)
+        listed.append((row.get("split", ""), entry))
+    return _annotations(listed, path.stem)
+
+
+def read_kinetics_json(path: Path) -> Annotations:
+    """The same lists in their JSON form: {ID: {"annotations": {"label", "segment"}, "subset"}}."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise VactkError(f"'{path}' is no list of Kinetics: it must hold an object")
+    listed = []
+    for video, item in content.items():
+        try:
+            annotation = item["annotations"]
+            start_s, end_s = (float(time) for time in annotation["segment"])
+            entry = _entry(video, annotation.get("label"), start_s, end_s)
+            listed.append((item.get("subset", ""), entry))
+        except (TypeError, KeyError, ValueError):
+            raise VactkError(f"'{path}': '{video}' has no annotations with a segment") from None
+    return _annotations(listed, path.stem)
+
+
+def _entry(video: str, label: str | None, start_s: float, end_s: float) -> Entry:
+    name = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
+    return Entry(video=name, label=label, other_names=(video,), length_s=end_s - start_s)
+
+
+def _annotations(listed: Iterable[tuple[str, Entry]], default: str) -> Annotations:
+    splits: dict[str, list[Entry]] = {}
+    for name, entry in listed:
+        splits.setdefault(SPLIT_NAMES.get(name.lower(), name.lower()) or default, []).append(entry)
+    return Annotations(
+        classes=labels_of(entry for entries in splits.values() for entry in entries),
+        splits={name: tuple(entries) for name, entries in splits.items()},
+    )

@@ -1,0 +1,186 @@
+"""Lists of paths and labels: tables with named columns, and the bare lists of the original projects."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vactk.data.annotations.entries import Annotations, Entry, is_number, labels_of
+from vactk.data.annotations.files import (
+    DELIMITERS,
+    read_json,
+    read_json_lines,
+    read_lines,
+    read_rows,
+    wrong_line,
+)
+from vactk.errors import VactkError
+from vactk.video.container import is_video_name
+
+# The names that a column goes by, in the order of preference.
+COLUMNS = {
+    "video": ("path", "video", "video_path", "file", "filename", "file_path", "filepath", "video_id", "clip"),
+    "label": ("label", "class", "action", "category", "label_name", "class_name"),
+    "start_s": ("start_s", "start", "start_time", "time_start", "start time", "begin"),
+    "end_s": ("end_s", "end", "end_time", "time_end", "end time", "stop"),
+    "caption": ("caption", "captions", "text", "sentence", "description"),
+    "split": ("split", "subset", "partition"),
+}
+LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".lst", ".list"})
+
+
+def read_list(path: Path) -> Annotations:
+    """A list in whichever form its suffix and first line tell. Raises VactkError where none fits."""
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _table(path, read_json_lines(path))
+    if suffix == ".json":
+        return _table(path, _json_rows(path))
+    first = next(read_lines(path), None)
+    if first is None:
+        raise VactkError(f"'{path}' is empty")
+    delimiter = _header_delimiter(first[1])
+    if delimiter is not None:
+        return _table(path, _named_rows(path, delimiter))
+    return BARE_LISTS[_separator(first[1], suffix)](path)
+
+
+def read_comma_list(path: Path) -> Annotations:
+    """Open-VCLIP's lists, without a header: `path,label`, or with a third column of other numbers."""
+    return read_delimited_list(path, ",")
+
+
+def read_delimited_list(path: Path, delimiter: str) -> Annotations:
+    """Lists without a header: a path, which may hold the delimiter, and a label."""
+    entries = []
+    for number, line in read_lines(path):
+        video, found, label = line.rpartition(delimiter)
+        if not found or not video:
+            raise wrong_line(path, number, _expected(delimiter, line))
+        further = re.fullmatch(rf"(.*){re.escape(delimiter)}(\d+)", video)
+        if further and is_video_name(further[1]):
+            video, label = further.groups()
+        entries.append(Entry(video=video.strip().strip('"'), label=label.strip().strip('"')))
+    return _of(path, entries)
+
+
+def read_blank_list(path: Path) -> Annotations:
+    """ViFi-CLIP's and M2-CLIP's lists: `path label`, parted by the last blank, or paths alone."""
+    entries = []
+    for number, line in read_lines(path):
+        video, blank, label = line.rpartition(" ")
+        if is_video_name(line):
+            video, label = line, ""
+        elif not blank:
+            raise wrong_line(path, number, _expected(" ", line))
+        entries.append(Entry(video=video.strip(), label=label or None))
+    if len({entry.label is None for entry in entries}) > 1:
+        video = next(entry.video for entry in entries if entry.label is None)
+        raise VactkError(f"'{path}' has labels for some videos, but none for '{video}'")
+    return _of(path, entries)
+
+
+def _of(path: Path, entries: list[Entry]) -> Annotations:
+    return Annotations(classes=(), splits={path.stem: tuple(entries)})
+
+
+def _expected(delimiter: str, line: str) -> str:
+    sign = {"\t": "tab", " ": "blank"}.get(delimiter, f"'{delimiter}'")
+    return (
+        f"has no {sign} between path and label: '{line[:80]}'; separate them so, or name the columns in the "
+        "first line, such as path,label,start,end"
+    )
+
+
+def _separator(line: str, suffix: str) -> str:
+    """What parts path and label where there is no header: as the first line shows, else as the suffix promises."""
+    for separator in BARE_LISTS:
+        video, _, label = line.rpartition(separator)
+        if video and (is_video_name(video) or is_number(label.strip())):
+            return separator
+    return {".csv": ",", ".tsv": "\t"}.get(suffix, " ")
+
+
+def _header_delimiter(line: str) -> str | None:
+    """The delimiter with which the line is a header that names a column of paths."""
+    for delimiter in DELIMITERS:
+        names = {cell.strip().strip('"').lower() for cell in line.split(delimiter)}
+        if names & set(COLUMNS["video"]):
+            return delimiter
+    return None
+
+
+def _named_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = read_rows(path, delimiter)
+    header = [name.lower() for name in next(rows)[1]]
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise wrong_line(
+                path,
+                number,
+                f"has {len(cells)} cells, not {len(header)}; quote cells that hold '{delimiter}'",
+            )
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise VactkError(
+            f'\'{path}\' is no list of videos: it must hold [{{"video": ..., "label": ...}}, ...]'
+        )
+    yield from enumerate(rows, 1)
+
+
+def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotations:
+    splits: dict[str, list[Entry]] = {}
+    for number, row in rows:
+        cells = {str(name).lower(): value for name, value in row.items() if value not in (None, "")}
+        video = _cell(cells, "video")
+        if video is None:
+            raise wrong_line(path, number, f"names no video: a column must be called {COLUMNS['video'][0]}")
+        label, captions = _cell(cells, "label"), _cell(cells, "caption") or ()
+        start_s, end_s = (_seconds(path, number, _cell(cells, name)) for name in ("start_s", "end_s"))
+        if start_s is not None and end_s is not None and start_s >= end_s:
+            raise wrong_line(path, number, f"ends at {end_s:g} s, before it starts at {start_s:g} s")
+        entry = Entry(
+            video=str(video),
+            label=None if label is None else str(label),
+            start_s=start_s,
+            end_s=end_s,
+            captions=(captions,) if isinstance(captions, str) else tuple(str(text) for text in captions),
+        )
+        splits.setdefault(str(_cell(cells, "split") or path.stem), []).append(entry)
+    if not splits:
+        raise VactkError(f"'{path}' lists no videos")
+    labelled = {entry.label is not None for entries in splits.values() for entry in entries}
+    if len(labelled) > 1:
+        raise VactkError(f"'{path}' has labels for some videos only")
+    found = {name: tuple(entries) for name, entries in splits.items()}
+    return Annotations(classes=labels_of(e for entries in found.values() for e in entries), splits=found)
+
+
+def _cell(cells: Mapping[str, Any], column: str) -> Any:
+    return next((cells[name] for name in COLUMNS[column] if name in cells), None)
+
+
+def _seconds(path: Path, number: int, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise wrong_line(path, number, f"has a time that is not seconds from 0: '{value}'")
+    return seconds
+
+
+# By what parts path and label, in the order in which a first line is tried.
+BARE_LISTS: dict[str, Callable[[Path], Annotations]] = {
+    "\t": lambda path: read_delimited_list(path, "\t"),
+    ",": read_comma_list,
+    " ": read_blank_list,
+}

@@ -1,0 +1,51 @@
+"""Something-Something v2's official files: a label table, lists of videos, and the answers of the test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vactk.data.annotations.entries import Annotations, Entry, labels_of
+from vactk.data.annotations.files import read_json, read_rows, wrong_line
+from vactk.errors import VactkError
+
+
+def read_ssv2_labels(path: Path) -> Annotations:
+    """{template without brackets: number as text} as classes in the order of their numbers."""
+    table = read_json(path)
+    try:
+        numbers = {label: int(number) for label, number in table.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise VactkError(f"'{path}' must map every class to a number") from None
+    if sorted(numbers.values()) != list(range(len(numbers))):
+        raise VactkError(f"'{path}': the numbers of the classes must be 0 to {len(numbers) - 1}, each once")
+    return Annotations(classes=tuple(sorted(numbers, key=lambda label: numbers[label])))
+
+
+def read_ssv2_list(path: Path) -> Annotations:
+    """A list of videos. A video's class is its template without brackets; test videos have none."""
+    items = read_json(path)
+    if not isinstance(items, list):
+        raise VactkError(f"'{path}' must hold a list of videos")
+    entries = []
+    for item in items:
+        if not isinstance(item, dict) or "id" not in item:
+            raise VactkError(f"'{path}': every video needs an id, got {str(item)[:60]}")
+        template, caption = item.get("template"), item.get("label")
+        entries.append(
+            Entry(
+                video=str(item["id"]),
+                label=None if template is None else template.replace("[", "").replace("]", ""),
+                captions=() if caption is None else (caption,),
+            )
+        )
+    return Annotations(classes=labels_of(entries), splits={path.stem: tuple(entries)})
+
+
+def read_ssv2_answers(path: Path) -> Annotations:
+    """The classes of the test videos: rows of `id;template without brackets`."""
+    entries = []
+    for number, cells in read_rows(path, ";"):
+        if len(cells) != 2:
+            raise wrong_line(path, number, "must be an id and a class with ';' between them")
+        entries.append(Entry(video=cells[0], label=cells[1]))
+    return Annotations(classes=labels_of(entries), splits={path.stem: tuple(entries)})

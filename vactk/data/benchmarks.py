@@ -1,0 +1,219 @@
+"""The public benchmarks: their official files, their splits, and the counts that were published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from vactk.data.annotations.entries import Annotations
+from vactk.data.classes import ClassIndex, known_classes
+from vactk.data.official import Reader, find_hmdb51, find_kinetics, find_msrvtt, find_ssv2, find_ucf101
+from vactk.data.records import VideoSet
+from vactk.data.resolve import resolve
+from vactk.data.roots import config_path, places
+from vactk.data.subsets import base_and_novel
+from vactk.data.tree import Tree
+from vactk.errors import VactkError, pick
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A public dataset as its makers distribute it."""
+
+    name: str
+    title: str
+    folders: tuple[str, ...]  # under which it usually lies
+    page: str  # of its makers
+    fetch: tuple[str, ...]  # files to download there
+    find: Reader
+    train_split: str
+    eval_splits: tuple[str, ...]
+    recipe: str
+    num_classes: int
+    counts: dict[str, int] = field(default_factory=dict)  # published number of videos of each split
+    labelled: bool = True  # False: captions, no classes
+
+    def load(self, split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
+        """A split with its files. Raises VactkError where the dataset or all of its videos are not there."""
+        return self.read(self.open(root), split)
+
+    def read(self, found: Opened, split: str, *, strict: bool = True) -> VideoSet:
+        """A split of an open benchmark; for `strict`, see `resolve`."""
+        entries = pick(found.annotations.splits, split, f"split of {self.name}")
+        published = self.counts.get(split, len(entries))
+        notes = list(found.annotations.problems)
+        if published != len(entries):
+            notes.append(f"{self.name} {split} lists {len(entries):,} videos; {published:,} are published")
+        return resolve(
+            entries,
+            ClassIndex(found.annotations.classes, found.tree.root),
+            found.tree,
+            name=self.name,
+            split=split,
+            words=known_classes(self.name) if self.labelled else None,
+            notes=notes,
+            strict=strict,
+        )
+
+    def halves(self, root: Path | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The base and the novel classes, by how often the training split lists them."""
+        annotations = self.open(root).annotations
+        entries = pick(annotations.splits, self.train_split, f"split of {self.name}")
+        index = ClassIndex(annotations.classes, self.name)
+        labels = [index.find(entry.label) for entry in entries if entry.label is not None]
+        return base_and_novel((number for number in labels if number is not None), len(index.classes))
+
+    def open(self, root: Path | None = None, *, use_index: bool = True) -> Opened:
+        """The annotations and the tree that holds them. Raises VactkError, with what to fetch, if nowhere.
+
+        `use_index` believes the index file of `vactk data prepare`, where there is one, instead of walking.
+        """
+        looked = []
+        for place in places(self.name, self.folders, root):
+            if not place.folder.is_dir():
+                looked.append(f"'{place.folder}' ({place.said_by}): no such folder")
+                continue
+            tree = Tree.scan(place.folder, use_index=use_index)
+            annotations = self.find(tree)
+            if annotations is not None:
+                return Opened(tree, annotations)
+            looked.append(f"'{place.folder}' ({place.said_by}): no annotation files of {self.name}")
+        raise VactkError(self._absent(looked))
+
+    def tree(self, root: Path | None = None) -> Tree:
+        """The first folder that is there, whatever it holds. Raises VactkError if there is none."""
+        looked = places(self.name, self.folders, root)
+        found = next((place.folder for place in looked if place.folder.is_dir()), None)
+        if found is None:
+            raise VactkError(
+                self._absent([f"'{place.folder}' ({place.said_by}): no such folder" for place in looked])
+            )
+        return Tree.scan(found)
+
+    def _absent(self, looked: list[str]) -> str:
+        where = f"looked in {'; '.join(looked)}" if looked else "no folder for data is set"
+        return (
+            f"{self.name} is not there: {where}. Fetch {'; '.join(self.fetch)} from {self.page}, then say where "
+            f"they are by --data-root, VACTK_DATA_{self.name.upper()}, VACTK_DATA or {config_path()}; "
+            f"`vactk data prepare {self.name}` unpacks and checks them"
+        )
+
+
+class Opened(NamedTuple):
+    """A benchmark on disk."""
+
+    tree: Tree
+    annotations: Annotations
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark of a name or an alias. Raises VactkError with the nearest match."""
+    return pick(BENCHMARKS, ALIASES.get(name.lower(), name), "benchmark")
+
+
+def _numbered(counts: dict[str, tuple[int, ...]]) -> dict[str, int]:
+    """{"train": (1, 2)} as {"train1": 1, "train2": 2}."""
+    return {f"{part}{n}": count for part, numbers in counts.items() for n, count in enumerate(numbers, 1)}
+
+
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="hmdb51",
+            title="HMDB51",
+            folders=("hmdb51", "HMDB51", "hmdb"),
+            page="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
+            fetch=("hmdb51_org.rar", "test_train_splits.rar"),
+            find=find_hmdb51,
+            train_split="train1",
+            eval_splits=("test1",),
+            recipe="m2clip-hmdb51",
+            num_classes=51,
+            counts={
+                "all": 6766,
+                **_numbered({"train": (3570,) * 3, "test": (1530,) * 3, "unused": (1666,) * 3}),
+            },
+        ),
+        Benchmark(
+            name="ucf101",
+            title="UCF101",
+            folders=("ucf101", "UCF101", "UCF-101", "ucf-101"),
+            page="https://www.crcv.ucf.edu/data/UCF101.php",
+            fetch=("UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"),
+            find=find_ucf101,
+            train_split="train1",
+            eval_splits=("test1",),
+            recipe="m2clip-ucf101",
+            num_classes=101,
+            counts={
+                "all": 13320,
+                **_numbered({"train": (9537, 9586, 9624), "test": (3783, 3734, 3696)}),
+            },
+        ),
+        Benchmark(
+            name="k400",
+            title="Kinetics-400",
+            folders=("k400", "kinetics400", "kinetics-400", "Kinetics400", "K400"),
+            page="https://github.com/cvdfoundation/kinetics-dataset",
+            fetch=("the archives k400/train, k400/val and k400/test", "k400/annotations/*.csv"),
+            find=find_kinetics("k400"),
+            train_split="train",
+            eval_splits=("val",),
+            recipe="m2clip-k400",
+            num_classes=400,
+        ),
+        Benchmark(
+            name="k600",
+            title="Kinetics-600",
+            folders=("k600", "kinetics600", "kinetics-600", "Kinetics600", "K600"),
+            page="https://github.com/cvdfoundation/kinetics-dataset",
+            fetch=("the archives k600/train, k600/val and k600/test", "k600/annotations/*.txt or *.csv"),
+            find=find_kinetics("k600"),
+            train_split="train",
+            eval_splits=("val",),
+            recipe="m2clip-k400",
+            num_classes=600,
+        ),
+        Benchmark(
+            name="ssv2",
+            title="Something-Something v2",
+            folders=("ssv2", "SSv2", "something-something-v2", "sthv2", "20bn-something-something-v2"),
+            page="https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+            fetch=("the parts 20bn-something-something-v2-00 and on", "the labels archive"),
+            find=find_ssv2,
+            train_split="train",
+            eval_splits=("val",),
+            recipe="m2clip-ssv2",
+            num_classes=174,
+            counts={"train": 168913, "val": 24777, "test": 27157},
+        ),
+        Benchmark(
+            name="msrvtt",
+            title="MSR-VTT",
+            folders=("msrvtt", "MSRVTT", "msr-vtt", "MSR-VTT"),
+            page="https://www.microsoft.com/en-us/research/publication/"
+            "msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
+            fetch=("MSRVTT.zip", "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split"),
+            find=find_msrvtt,
+            train_split="train9k",
+            eval_splits=("test1k",),
+            recipe="",
+            num_classes=0,
+            counts={"train": 6513, "val": 497, "test": 2990, "test1k": 1000, "train9k": 9000, "full": 10000},
+            labelled=False,
+        ),
+    )
+}
+ALIASES = {
+    **dict.fromkeys(("kinetics-400", "kinetics400", "kinetics_400"), "k400"),
+    **dict.fromkeys(("kinetics-600", "kinetics600", "kinetics_600"), "k600"),
+    **dict.fromkeys(("hmdb", "hmdb-51"), "hmdb51"),
+    **dict.fromkeys(("ucf", "ucf-101"), "ucf101"),
+    **dict.fromkeys(("sthv2", "something-something-v2", "something-something"), "ssv2"),
+    "msr-vtt": "msrvtt",
+}

@@ -168,7 +168,6 @@ def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path,
             ["train", "--dataset", "msrvtt", "--recipe", "m2clip-shapes"],
             "'msrvtt' names no classes to train on",
         ),
-        (["zeroshot", "--dataset", "hmdb51", "--unreadable", "ignore"], "--unreadable must be wrong or skip"),
         (
             ["zeroshot", "--dataset", "hmdb51", "--backbone", "toy"],
             "hmdb51 is not there: no folder for data is set",

@@ -16,7 +16,7 @@ CASES = [
     (["train", "--dataset", "shapes", "optim.lr=fast"], "'optim.lr' must be a number, got 'fast'"),
     (["train", "--dataset", "shapes", "optim.lr"], "settings are given as key=value, got 'optim.lr'"),
     (["train", "--dataset", "shapes", "--decoder", "opencv"], "'data.decoder' must be one of auto, decord, pyav"),
-    (["train", "--dataset", "shapes", "--precision", "fp8"], "'run.precision' must be one of fp32, bf16, fp16"),
+    (["train", "--dataset", "shapes", "--precision", "fp8"], "'run.precision' must be one of auto, fp32, bf16, fp16"),
     (["train", "--dataset", "shapes", "--templates", "nice"], "unknown set of templates 'nice'"),
     (["train", "--dataset", "shapes", "model.temporal=ted_adaptor"], "unknown temporal module 'ted_adaptor'; did you mean 'ted_adapter'"),
     (["train", "--dataset", "shapes", "--resume"], "--resume goes on with the run in --output"),

@@ -37,8 +37,12 @@ class Scores:
 def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
     """An Accelerator on `device` ("auto": an accelerator where there is one; "cpu") in fp32, bf16 or fp16.
 
-    Raises VactkError when the machine cannot do that.
+    Precision "auto" is bf16 on an accelerator that has it, else fp32. Raises VactkError when the machine
+    cannot do what is asked for.
     """
+    if precision == "auto":
+        has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp32"
     try:
         return Accelerator(
             cpu=device == "cpu", mixed_precision="no" if precision == "fp32" else precision, **kwargs

@@ -30,7 +30,7 @@ class RunConfig:
     save_every: float = 1.0  # epochs between saved states, from which --resume goes on
     log_every: int = 1  # steps between lines of metrics.jsonl
     seed: int = 0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where an accelerator has it
     device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     gradient_checkpointing: bool = False  # saves memory, costs a second forward pass

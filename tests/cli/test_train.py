@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -60,3 +61,44 @@ def test_a_folder_that_holds_a_run_is_not_written_over():
     assert "already holds a run" in again.stderr
     other = run("train", *QUICK, "--output", "run", "--resume", "--frames", 3)
     assert "data.num_frames was 2, now 3" in other.stderr
+
+
+def test_few_shot_training_draws_by_seed():
+    result = run("train", *QUICK, "--shots", 2, "--seed", 3, "--output", "run", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "on 4 videos of 2 classes" in result.stderr
+    assert "only 1 steps in 1 epochs: --epochs takes more" in result.stderr
+    assert "shots: 2" in (Path("run") / "config.yaml").read_text()
+    many = run("train", *QUICK, "--shots", 5)
+    assert many.exit_code == 1
+    assert "such as 'star moving left'; ask for at most 4" in many.stderr
+
+
+def test_one_class_is_nothing_to_train_on(monkeypatch):
+    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], clips_per_class=4, seed=0))
+    result = run("train", *QUICK)
+    assert result.exit_code == 1
+    assert "has one class, 'star moving left': nothing to tell apart" in result.stderr
+
+
+def test_from_adapters_to_fine_tuning_to_a_mixture_with_the_original():
+    assert run("train", *QUICK, "--output", "adapters").exit_code == 0
+    tuned = run("finetune", *QUICK, "--checkpoint", "adapters", "--output", "tuned", "--json")
+    assert tuned.exit_code == 0, tuned.stderr
+    assert "temporal" in tuned.stderr  # the adapters go on being trained
+    assert "ted_adapter" in (Path("tuned") / "config.yaml").read_text()
+    mixed = run("interpolate", "tuned", "--alpha", 0, "--output", "mixed.safetensors", "--json")
+    assert mixed.exit_code == 0, mixed.stderr
+    test = ("zeroshot", "--dataset", "shapes", "--split", "seen", "--workers", 0, "--json")
+    original = run(*test, "--frames", 2, "--backbone", "toy", "--templates", "object")
+    found = run(*test, "--checkpoint", "mixed.safetensors")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["top1"] == json.loads(original.stdout)["top1"]
+
+
+def test_a_start_that_names_its_own_backbone():
+    run("train", *QUICK, "--output", "run")
+    result = run("finetune", *QUICK, "--checkpoint", "run", "--backbone", "toy")
+    assert result.exit_code == 1
+    assert "a checkpoint names its own backbone: leave out --backbone" in result.stderr
+    assert "there is no file 'absent" in run("finetune", *QUICK, "--checkpoint", "absent").stderr

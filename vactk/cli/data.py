@@ -53,12 +53,14 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
             item["dataset"],
             item["title"],
             item["root"] if item["found"] else "not here",
-            _shown_splits(item) if item["found"] else _why_not(item),
-            ", ".join(name.partition("/")[2] for name in item["protocols"]),
+            _shown_splits(item) if item["found"] else "-",
         ]
         for item in found
     ]
-    print_table("Datasets", ("name", "title", "where", "splits: on disk/listed", "protocols"), rows)
+    print_table("Datasets", ("name", "title", "where", "splits: on disk/listed"), rows)
+    for item in found:
+        if not item["found"]:
+            print_line(_why_not(item))
     print_line(
         "A folder with a folder for each class, and a list of paths and labels, go anywhere a name does."
     )
@@ -259,11 +261,12 @@ def _state_json(state: State) -> dict[str, Any]:
 
 def _why_not(item: dict[str, Any]) -> str:
     """The page to fetch a dataset from, or what is wrong with its files."""
-    return item["page"] if "is not there" in item["reason"] else item["reason"]
+    reason = f"fetch it from {item['page']}" if "is not there" in item["reason"] else item["reason"]
+    return f"{item['dataset']}: {reason}"
 
 
 def _shown_splits(item: dict[str, Any]) -> str:
-    return ", ".join(
+    return "\n".join(
         f"{name} {split['on_disk']:,}/{split['listed']:,}" for name, split in item["splits"].items()
     )
 

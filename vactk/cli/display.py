@@ -17,6 +17,9 @@ from rich.text import Text
 PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
 
 
+NUMBER_CHARACTERS = set("0123456789.,+-/% ")
+
+
 def is_main_process() -> bool:
     """Whether this is the one process of a launch that reports; launchers number them in RANK."""
     return os.environ.get("RANK", "0") == "0"
@@ -98,11 +101,14 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table on stdout: text to the left, and numbers (all columns but the first) to the right."""
+    """A table on stdout: text to the left, and columns of numbers to the right."""
+    listed = [tuple(row) for row in rows]
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
+        cells = {cell for row in listed for cell in row[number : number + 1]}
+        has_numbers = bool(cells) and all(set(cell) <= NUMBER_CHARACTERS for cell in cells)
+        table.add_column(column, justify="right" if has_numbers else "left", overflow="fold")
+    for row in listed:
         table.add_row(*row)
     Console(quiet=not is_main_process()).print(table)
 

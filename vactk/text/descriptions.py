@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vactk.errors import VactkError
 
@@ -28,7 +28,8 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
     Raises VactkError with the number of the first line that is not of this form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines: JSON may hold other ends of lines, such as U+2028, as they are
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise VactkError(f"cannot read descriptions from '{path}': {error}") from error
     found: dict[str, list[str]] = {}
@@ -53,34 +54,32 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def match_descriptions(descriptions: dict[str, tuple[str, ...]], videos: Sequence[Path]) -> Matched:
-    """Descriptions of `videos`, found by whole path, or by the end of it where no other video has the same.
+    """Descriptions of `videos`, found by whole path or by the end of it; the longest end that is described counts.
 
     Raises VactkError when none matches, or an entry could mean several videos.
     """
-    by_end: dict[str, set[int]] = {}
+    names: dict[str, list[str]] = {}  # by the path alone, the different spellings of the file
+    for name in descriptions:
+        names.setdefault(_plain(name), []).append(name)
+    places: dict[str, list[int]] = {}  # of the videos that an entry describes
     for place, video in enumerate(videos):
-        parts = video.parts
-        for start in range(len(parts)):
-            by_end.setdefault("/".join(parts[start:]).lstrip("/"), set()).add(place)
+        parts = _plain(video.as_posix()).split("/")
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        found = next((end for end in ends if end in names), None)
+        if found is not None:
+            places.setdefault(found, []).append(place)
     texts: list[tuple[str, ...]] = [()] * len(videos)
-    extra = []
-    for name, entry in descriptions.items():
-        places = by_end.get(name.replace("\\", "/").removeprefix("./").lstrip("/"), set())
-        if not places:
-            extra.append(name)
-        elif len({videos[place] for place in places}) > 1:
-            example = [str(videos[place]) for place in sorted(places)[:2]]
-            raise VactkError(
-                f"description of '{name}' could mean '{example[0]}' or '{example[1]}': give more of the path"
-            )
-        for place in places:
-            texts[place] = (*texts[place], *entry)
+    for end, found_at in places.items():
+        own = tuple(text for name in names[end] for text in descriptions[name])
+        for place in _one_video(names[end][0], found_at, videos):
+            texts[place] = own
+    extra = tuple(name for end, spelled in names.items() if end not in places for name in spelled)
     missing = tuple(video for video, own in zip(videos, texts, strict=True) if not own)
     if len(missing) == len(videos):
         raise VactkError(
             f"none of the {len(descriptions)} described videos is one of the {len(videos)} to train on"
         )
-    return Matched(tuple(texts), missing, tuple(extra))
+    return Matched(tuple(texts), missing, extra)
 
 
 def shorten(text: str, count_tokens: Callable[[str], int], limit: int) -> str:
@@ -94,6 +93,24 @@ def shorten(text: str, count_tokens: Callable[[str], int], limit: int) -> str:
         if kept:
             return " ".join(parts[:kept])
     return text
+
+
+def _plain(path: str) -> str:
+    """A path with slashes alone, and without a start that says nothing of the file."""
+    return PurePosixPath(path.replace("\\", "/")).as_posix().lstrip("/")
+
+
+def _one_video(name: str, places: list[int], videos: Sequence[Path]) -> list[int]:
+    """`places` when they are of one video, else those of the video whose whole path `name` is."""
+    if len({videos[place] for place in places}) == 1:
+        return places
+    whole = [place for place in places if _plain(videos[place].as_posix()) == _plain(name)]
+    if not whole:
+        example = sorted({str(videos[place]) for place in places})
+        raise VactkError(
+            f"description of '{name}' could mean '{example[0]}' or '{example[1]}': give more of the path"
+        )
+    return whole
 
 
 def _is_text(value: object) -> bool:

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vactk.errors import VactkError
+from vactk.text.descriptions import match_descriptions, read_descriptions, shorten
+
+VIDEOS = [Path("/data/train/run/a.mp4"), Path("/data/train/jump/a.mp4"), Path("/data/train/jump/b.mp4")]
+
+
+def write(path, *entries):
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    return path
+
+
+def count_words(text):
+    return len(text.split())
+
+
+def test_lines_of_one_video_add_up_and_spaces_are_one(tmp_path):
+    path = write(
+        tmp_path / "texts.jsonl",
+        {"video": "a.mp4", "descriptions": ["a  man\n runs "], "captions": ["kept apart"]},
+        {"video": "b.mp4", "descriptions": []},
+        {"video": "a.mp4", "descriptions": ["he stops", "he sits"]},
+    )
+    assert read_descriptions(path) == {"a.mp4": ("a man runs", "he stops", "he sits"), "b.mp4": ()}
+
+
+@given(text=st.text(min_size=1).filter(str.strip))
+def test_any_text_comes_back_in_its_words(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("any") / "texts.jsonl"
+    line = json.dumps({"video": "a.mp4", "descriptions": [text]}, ensure_ascii=not text.isprintable())
+    path.write_text(line, encoding="utf-8")
+    assert read_descriptions(path) == {"a.mp4": (" ".join(text.split()),)}
+
+
+def test_other_ends_of_lines_within_a_text_and_windows_files_are_read(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    content = '{"video": "a.mp4", "descriptions": ["a man\u2028runs\x85on"]}\r\n\r\n{"video": "b", "descriptions": ["c"]}'
+    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    assert read_descriptions(path) == {"a.mp4": ("a man runs on",), "b": ("c",)}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"video": "a.mp4", "descri', r"line 2 of '.*texts.jsonl' is not .*Unterminated string"),
+        ("[1, 2]", "line 2 .* is not "),
+        ("3", "line 2 .* is not "),
+        ('{"descriptions": ["a"]}', "line 2 .* is not .*'video'"),
+        ('{"video": "a.mp4"}', "line 2 .* is not .*'descriptions'"),
+        ('{"video": 3, "descriptions": ["a"]}', "line 2 .* must be a list of texts"),
+        ('{"video": "a.mp4", "descriptions": "a"}', "line 2 .* must be a list of texts"),
+        ('{"video": "a.mp4", "descriptions": [3]}', "line 2 .* must be a list of texts"),
+        ('{"video": "a.mp4", "descriptions": ["a", " "]}', "line 2 .* must be a list of texts"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, message):
+    path = write(tmp_path / "texts.jsonl", {"video": "b.mp4", "descriptions": ["fine"]})
+    path.write_text(path.read_text() + line)
+    with pytest.raises(VactkError, match=message):
+        read_descriptions(path)
+
+
+def test_files_that_cannot_be_read_or_say_nothing(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"video": "\xe9"}')
+    for name in ("absent.jsonl", "latin.jsonl", "."):
+        with pytest.raises(VactkError, match="cannot read descriptions from"):
+            read_descriptions(tmp_path / name)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    for path in (
+        tmp_path / "empty.jsonl",
+        write(tmp_path / "none.jsonl", {"video": "a", "descriptions": []}),
+    ):
+        with pytest.raises(VactkError, match="holds no descriptions"):
+            read_descriptions(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/data/train/jump/b.mp4",
+        "data/train/jump/b.mp4",
+        "train/jump/b.mp4",
+        "./jump/b.mp4",
+        "jump//b.mp4",
+        "jump\\b.mp4",
+        "b.mp4",
+    ],
+)
+def test_a_video_is_found_by_its_path_or_the_end_of_it(name):
+    matched = match_descriptions({name: ("one", "two")}, VIDEOS)
+    assert matched.texts == ((), (), ("one", "two"))
+    assert matched.missing == tuple(VIDEOS[:2])
+    assert matched.extra == ()
+
+
+def test_only_whole_names_of_folders_and_files_match():
+    with pytest.raises(VactkError, match="none of the 3 described videos is one of the 3 to train on"):
+        match_descriptions({"ump/b.mp4": ("x",), ".mp4": ("x",), "": ("x",)}, VIDEOS)
+
+
+def test_missing_and_extra_videos_are_told():
+    matched = match_descriptions({"run/a.mp4": ("x",), "c.mp4": ("y",), "old/b.mp4": ("z",)}, VIDEOS)
+    assert matched.texts == (("x",), (), ())
+    assert matched.missing == tuple(VIDEOS[1:])
+    assert matched.extra == ("c.mp4", "old/b.mp4")
+
+
+def test_an_entry_without_texts_is_missing_and_not_extra():
+    matched = match_descriptions({"run/a.mp4": (), "b.mp4": ("x",)}, VIDEOS)
+    assert matched.missing == tuple(VIDEOS[:2])
+    assert matched.extra == ()
+
+
+def test_an_entry_that_could_mean_several_videos_is_refused():
+    with pytest.raises(
+        VactkError, match=r"'a.mp4' could mean '.*/jump/a.mp4' or '.*/run/a.mp4': give more of the path"
+    ):
+        match_descriptions({"a.mp4": ("x",)}, VIDEOS)
+
+
+def test_the_longest_end_that_is_described_counts():
+    """A folder with a.mp4 and sub/a.mp4, described by paths in it; all of it is trained on, or a part."""
+    described = {"a.mp4": ("outer",), "sub/a.mp4": ("inner",)}
+    outer, inner = Path("/data/a.mp4"), Path("/data/sub/a.mp4")
+    assert match_descriptions(described, [outer, inner]).texts == (("outer",), ("inner",))
+    matched = match_descriptions(described, [inner])
+    assert matched.texts == (("inner",),)
+    assert matched.extra == ("a.mp4",)
+
+
+def test_a_whole_path_counts_before_an_end():
+    matched = match_descriptions({"a.mp4": ("x",)}, [Path("sub/a.mp4"), Path("a.mp4")])
+    assert matched.texts == ((), ("x",))
+
+
+def test_spellings_of_one_path_add_up_and_records_of_one_video_share():
+    matched = match_descriptions({"jump/b.mp4": ("x",), "jump\\b.mp4": ("y",)}, [VIDEOS[2], VIDEOS[2]])
+    assert matched.texts == (("x", "y"), ("x", "y"))
+
+
+def test_short_texts_stay_as_they_are():
+    text = "a man  runs. he stops"
+    assert shorten(text, count_words, 5) is text
+
+
+@pytest.mark.parametrize(
+    ("limit", "kept"),
+    [
+        (9, "A man runs. He stops! Does he sit?"),
+        (7, "A man runs. He stops!"),
+        (3, "A man runs."),
+        (2, "A man"),
+        (1, "A"),
+    ],
+)
+def test_long_texts_keep_whole_sentences_else_words(limit, kept):
+    text = "A man runs. He stops! Does he sit? He goes on for a while"
+    assert shorten(text, count_words, limit) == kept
+
+
+def test_a_word_that_alone_is_too_long_is_left_to_the_tokenizer():
+    assert shorten("abcdef gh", len, 3) == "abcdef gh"
+
+
+@given(text=st.text(alphabet="ab .!;"), limit=st.integers(1, 8))
+def test_what_is_kept_is_the_beginning_and_fits(text, limit):
+    kept = shorten(text, count_words, limit)
+    assert count_words(kept) <= limit
+    assert text.split()[: count_words(kept)] == kept.split()

@@ -42,8 +42,12 @@ def test_any_text_comes_back_in_its_words(tmp_path_factory, text):
 
 def test_other_ends_of_lines_within_a_text_and_windows_files_are_read(tmp_path):
     path = tmp_path / "texts.jsonl"
-    content = '{"video": "a.mp4", "descriptions": ["a man\u2028runs\x85on"]}\r\n\r\n{"video": "b", "descriptions": ["c"]}'
-    path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+    lines = (
+        '{"video": "a.mp4", "descriptions": ["a man\u2028runs\x85on"]}',
+        "",
+        '{"video": "b", "descriptions": ["c"]}',
+    )
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
     assert read_descriptions(path) == {"a.mp4": ("a man runs on",), "b": ("c",)}
 
 

@@ -114,6 +114,7 @@ class Item(NamedTuple):
     label: int
     views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
     problem: Problem | None
+    draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
 
 
 class Batch(NamedTuple):
@@ -122,6 +123,7 @@ class Batch(NamedTuple):
     video: Tensor  # (B, V, T, 3, H, W)
     labels: Tensor  # (B,) int64, -1 where unknown
     places: Tensor  # (B,) int64, in the records
+    draws: Tensor  # (B,) float32, uniform in [0, 1)
     failures: list[Problem]
     partial: list[Problem]  # read as far as they go
 
@@ -158,8 +160,9 @@ class VideoDataset(Dataset[Item]):
                 views, warning = self._read(record)
             except VideoError as error:
                 return Item(index, label, None, Problem(index, str(record.video), str(error)))
+            draw = float(torch.rand(()))
         problem = None if warning is None else Problem(index, str(record.video), warning)
-        return Item(index, label, views, problem)
+        return Item(index, label, views, problem, draw)
 
     def failed(self, key: Key, reason: str) -> Item:
         """What stands for a record whose reading hung or crashed."""
@@ -213,6 +216,7 @@ def collate(items: list[Item]) -> Batch:
         video=video,
         labels=torch.tensor([item.label for item in read], dtype=torch.long),
         places=torch.tensor([item.place for item in read], dtype=torch.long),
+        draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
         failures=[item.problem for item in items if item.problem is not None and item.views is None],
         partial=[item.problem for item in items if item.problem is not None and item.views is not None],
     )

@@ -19,9 +19,11 @@ class Described(NamedTuple):
 
 
 class DescriptionTexts(nn.Module):
-    """One description of each video, a new draw each time where there are several.
+    """One description of each video, the one that a draw says where there are several.
 
-    Where no weight of the text tower is trained, they are embedded once for the whole run.
+    The draw comes with the video, so that it depends neither on the process nor on how often the batch is passed
+    (interpolated weight optimisation does so twice). Where no weight of the text tower is trained, they are
+    embedded once for the whole run.
     """
 
     def __init__(self, tokens: Tensor, counts: Tensor, *, frozen: bool, batch_size: int = 256) -> None:
@@ -38,23 +40,20 @@ class DescriptionTexts(nn.Module):
         self.register_buffer("starts", counts.cumsum(0) - counts, persistent=False)
         self.register_buffer("embeddings", None, persistent=False)
 
-    def forward(self, text: TextTower, places: Tensor) -> Described:
-        """places (B,) int64, of the videos -> their descriptions"""
+    def forward(self, text: TextTower, places: Tensor, draws: Tensor) -> Described:
+        """places (B,) int64, of the videos, and draws (B,) in [0, 1) -> their descriptions"""
         counts = self.counts[places]
-        known = counts > 0
-        drawn = (
-            torch.rand(len(places)).to(places.device) * counts
-        ).long()  # drawn on the CPU: the same anywhere
-        chosen = (self.starts[places] + drawn)[known]
+        drawn = (draws * counts).long().clamp(max=counts - 1)  # rounding can carry a draw just below 1 over
+        # A video without any borrows one that is then zeroed: all processes do the same work on each batch.
+        chosen = (self.starts[places] + drawn).clamp(min=0)
         if self.frozen:
             if self.embeddings is None:
                 self.embeddings = self._embed_all(text)
             found = self.embeddings[chosen]
         else:
             found = F.normalize(text.encode(text.trim(self.tokens[chosen])), dim=-1)
-        embeddings = found.new_zeros(len(places), found.shape[1])
-        embeddings[known] = found
-        return Described(embeddings, known)
+        known = counts > 0
+        return Described(torch.where(known[:, None], found, 0), known)
 
     @torch.no_grad()
     def _embed_all(self, text: TextTower) -> Tensor:

@@ -228,7 +228,8 @@ class Engine:
             trained = [p for p in self.task.parameters() if p.requires_grad]
             return {"loss": torch.stack([p.sum() * 0 for p in trained]).sum()}
         video = batch.video[:, 0].to(device, non_blocking=True)  # one view: (B, T, 3, H, W)
-        return self.task(video, *(x.to(device, non_blocking=True) for x in (batch.labels, batch.places)))
+        about = (batch.labels, batch.places, batch.draws)
+        return self.task(video, *(x.to(device, non_blocking=True) for x in about))
 
     def _clip_gradients(self) -> float:
         limit = self.recipe.optim.clip_grad_norm or math.inf

@@ -94,13 +94,16 @@ class VideoTextTask(nn.Module):
         self.doubled_softmax = config.doubled_softmax
         self.contrastive_text = config.contrastive_text
 
-    def forward(self, video: Tensor, labels: Tensor, places: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Each loss, and "loss", their weighted sum: scalars.
 
-        video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records. Where words are
-        masked, "word_accuracy" (percent) and "num_masked_words" (per video) come with the losses.
+        video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records, draws (B,) in
+        [0, 1): which of a video's descriptions, where there are any. Where words are masked, "word_accuracy"
+        (percent) and "num_masked_words" (per video) come with the losses.
         """
-        outputs = self._outputs(video, labels, places)
+        outputs = self._outputs(video, labels, places, draws)
         values = {name: LOSSES[name](self, outputs) for name in self.weights}
         total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
         found = {"loss": total, **values}
@@ -108,7 +111,7 @@ class VideoTextTask(nn.Module):
             return found
         return {**found, **word_metrics(outputs.word_logits, outputs.word_labels)}
 
-    def _outputs(self, video: Tensor, labels: Tensor, places: Tensor) -> Outputs:
+    def _outputs(self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor | None) -> Outputs:
         features = self.clip.video_features(video)
         class_text = sample_text = word_logits = word_labels = None
         contrastive = "contrastive" in self.weights
@@ -126,7 +129,8 @@ class VideoTextTask(nn.Module):
                 sample_text = F.normalize(text.pool(through), dim=-1)
         described = None
         if self.descriptions is not None and "descriptions" in self.weights:
-            described = self.descriptions(self.clip.text, places)
+            assert draws is not None
+            described = self.descriptions(self.clip.text, places, draws)
         return Outputs(
             video=pool_frames(features.frames, self.similarity),
             pooled=features.pooled,

@@ -12,7 +12,7 @@ from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import Heads, ModelConfig, new_model
+from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model
 from vactk.models.foreign import load_foreign
 from vactk.models.temporal import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.text_tower import TextAdapterConfig
@@ -132,6 +132,23 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch):
     assert answer["by"] == "ensemble"
     assert answer["templates"] == "video"
     assert {"similarity", "class_head"} <= answer.keys()
+
+
+def test_training_starts_from_it(tmp_path, monkeypatch):
+    for split in ("train", "seen", "unseen"):
+        monkeypatch.setitem(clips.SPLITS, split, clips.Split(classes=CLASSES, clips_per_class=2, seed=1))
+    monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
+    model = build()
+    path = release(model, tmp_path / "checkpoint-0.pth")
+    args = ["--dataset", "shapes", "--checkpoint", path, "--backbone", "toy", "--workers", 0, "--frames", 2]
+    short = ["--batch-size", 6, "--epochs", 1, "optim.lr=1e-9", "--output", tmp_path / "run"]
+    result = CliRunner().invoke(app, ["finetune", *map(str, [*args, *short])], prog_name="vactk")
+    assert result.exit_code == 0, result.stderr
+    found = load_model(tmp_path / "run")
+    assert found.config.temporal == model.config.temporal.__class__(width=6, kernel_size=5, layers=(0, 1, 2))
+    expected = model.modules().state_dict()
+    for name, tensor in found.clip.temporal.state_dict().items():
+        torch.testing.assert_close(tensor, expected[f"temporal.{name}"], rtol=0, atol=1e-6)
 
 
 def test_a_file_that_the_release_wrote(reference):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel, added_tensors, initial_values
-from vactk.models.foreign import open_model
+from vactk.models.foreign import is_foreign, open_model
 
 
 def start_from(path: Path, model: VideoModel) -> tuple[VideoModel, dict[str, Tensor]]:
@@ -19,9 +20,9 @@ def start_from(path: Path, model: VideoModel) -> tuple[VideoModel, dict[str, Ten
     those of added modules as they were before the checkpoint was trained. Raises VactkError when the
     checkpoint has modules that `model` has not.
     """
-    backbone = model.config.backbone
-    stated = {"backbone": {"pretrained": backbone.pretrained}} if backbone.pretrained else {}
-    source = open_model(path, stated if path.is_dir() or path.suffix == ".safetensors" else {})
+    backbone = settings.to_dict(model.config.backbone)
+    stated = backbone if is_foreign(path) else {"pretrained": backbone["pretrained"]}
+    source = open_model(path, {"backbone": stated})
     own, theirs = model.modules().state_dict(), source.modules().state_dict()
     fits = {n: tensor for n, tensor in theirs.items() if n in own and own[n].shape == tensor.shape}
     left_out = sorted(theirs.keys() - fits.keys())

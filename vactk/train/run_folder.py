@@ -111,7 +111,15 @@ class RunFolder:
 
 
 # settings that may change between the pieces of a run, because they do not change its result
-FREE = ("data.workers", "data_root", "run.device", "run.log_every", "run.save_every", "run.tracker")
+FREE = (
+    "data.workers",
+    "data.timeout_s",
+    "data_root",
+    "run.device",
+    "run.log_every",
+    "run.save_every",
+    "run.tracker",
+)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 import typer
 from torch import Tensor
 
-from tests.benchmarks.m2clip_step import medians
+from tests.benchmarks.m2clip_step import medians, peak_memory
 from vactk.config import build, merge, parse_overrides
 from vactk.models.checkpoint import VideoModel, new_model
 from vactk.train.interpolated import Anchor
@@ -42,9 +41,10 @@ def main(
     torch.set_num_threads(threads)
     if memory:
         step = Step()
-        for _ in range(2):
-            step.run(memory)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, step.trained_bytes)
+        step.run(memory)  # the optimiser's own memory comes with the first step
+        peak_memory()
+        step.run(memory)
+        print(peak_memory(), step.trained_bytes)
         return
     step = Step()
     times = medians({mode: lambda mode=mode: step.run(mode) for mode in MODES[1:]}, repeats)

@@ -96,20 +96,21 @@ class TEDAdapter(nn.Module):
         """
         if x.shape[1] not in (1, 1 + self.grid[0] * self.grid[1]):
             raise ValueError(f"{x.shape[1]} tokens for a grid of {self.grid[0]}x{self.grid[1]} patches")
-        enhanced = self.conv(self.down(x), num_frames)  # (B*T, N, width)
-        class_token = x[:, :1] + self.up(enhanced[:, :1])
         if x.shape[1] == 1:
-            return class_token
-        patches = x[:, 1:]
+            return x + self.up(self.conv(self.down(x), num_frames))
+        enhanced = self.conv(self.down(x), num_frames)  # (B*T, N, width)
+        # of all tokens, though only patches are used: a slice of the wide x would be copied first
+        changing = F.linear(x, self.diff_down.weight)[:, 1:]
+        difference = F.pad(self._difference(changing, num_frames), (0, 0, 1, 0))  # none for the class token
         # both branches go up in one multiplication
-        branches = torch.cat([enhanced[:, 1:], self._difference(patches, num_frames)], dim=-1)
-        weight = torch.cat([self.up.weight, self.diff_up.weight], dim=1)
-        patches = patches + F.linear(branches, weight, self.up.bias + self.diff_up.bias)
-        return torch.cat([class_token, patches], dim=1)
+        up = torch.cat([self.up.weight, self.diff_up.weight], dim=1)
+        out = F.linear(torch.cat([enhanced, difference], dim=-1), up, self.up.bias)
+        bias = F.pad(self.diff_up.bias.expand(x.shape[1] - 1, -1), (0, 0, 1, 0))  # (N, D)
+        return x + out + bias
 
     def _difference(self, patches: Tensor, num_frames: int) -> Tensor:
-        """(B*T, H*W, D) -> (B*T, H*W, width)"""
-        frames = F.linear(patches, self.diff_down.weight).unflatten(0, (-1, num_frames))  # (B, T, H*W, width)
+        """Narrow patches -> their convolved change from the frame before. (B*T, H*W, width) -> the same shape"""
+        frames = patches.unflatten(0, (-1, num_frames))  # (B, T, H*W, width)
         change = F.pad(frames[:, 1:] - frames[:, :-1], (0, 0, 0, 0, 1, 0))  # the first frame's is 0
         image = (change + self.diff_down.bias).flatten(0, 1).unflatten(1, self.grid)  # (B*T, H, W, width)
         # a picture seen as channels-last: no copy, and the fast kernel

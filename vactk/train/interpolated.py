@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from vactk.errors import VactkError
 
@@ -73,16 +74,20 @@ class Anchor:
         Forward and backward passes go inside, so that passes that are computed anew in the backward pass
         (gradient checkpointing) see the same weights.
         """
-        present = [parameter.detach().clone() for parameter in self.parameters]
+        present = parameters_to_vector(self.parameters).detach()  # one piece, so that all of it is given back
         try:
-            with torch.no_grad():
-                for parameter, original in zip(self.parameters, self._originals(), strict=True):
-                    parameter.lerp_(original.to(parameter.device, non_blocking=True), alpha)
+            self._mix(alpha)
             yield
         finally:
+            values = present.split([parameter.numel() for parameter in self.parameters])
             with torch.no_grad():
-                for parameter, value in zip(self.parameters, present, strict=True):
-                    parameter.copy_(value)
+                for parameter, value in zip(self.parameters, values, strict=True):
+                    parameter.copy_(value.view_as(parameter))
+
+    @torch.no_grad()
+    def _mix(self, alpha: float) -> None:
+        for parameter, original in zip(self.parameters, self._originals(), strict=True):
+            parameter.lerp_(original.to(parameter.device, non_blocking=True), alpha)
 
     def _originals(self) -> Iterator[Tensor]:
         if self.pinned is not None:

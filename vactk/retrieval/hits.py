@@ -1,0 +1,67 @@
+"""What is asked of an index, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vactk.errors import VactkError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit:
+    """A video of the index, or a window of it, as the answer to a query."""
+
+    rank: int  # from 1
+    score: float  # cosine similarity to the query
+    key: int  # names the entry within its index
+    video: Path
+    start_s: float
+    end_s: float
+    label: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts rely on."""
+        return {**vars(self), "video": str(self.video)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which hits count."""
+
+    top: int = 10
+    min_score: float | None = None
+    path: str = ""  # pattern of the video's path with * and ?, without regard to case; a part of it will do
+    label: str = ""  # of the video, without regard to case
+    per_video: int = 0  # windows of one video; 0: as many as there are
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise VactkError(f"--top must be at least 1, got {self.top}")
+        if self.per_video < 0:
+            raise VactkError(f"--per-video must be at least 0, got {self.per_video}")
+
+
+class Searchable(Protocol):
+    """An index together with the model that made it."""
+
+    def by_text(self, queries: Sequence[str], wanted: Wanted) -> list[list[Hit]]:
+        """Hits of each query, the best first. Raises VactkError for an empty or enormous query."""
+        ...
+
+    def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
+        """Videos like another. Raises VactkError where that cannot be read."""
+        ...
+
+    def entry(self, key: int) -> Hit | None:
+        """What a hit's key names, with rank and score 0; None for what is not in the index."""
+        ...
+
+    def labels(self) -> list[str]:
+        """All labels of the videos, sorted."""
+        ...
+
+    @property
+    def num_videos(self) -> int: ...

@@ -37,6 +37,7 @@ class Dataset:
     eval_splits: tuple[str, ...]  # measured after training
     recipe: str  # its settings hold unless others are given
     test_split: str  # measured by zero-shot testing
+    retrieval_split: str = ""  # searched, and measured by retrieval; empty: the test split
     labelled: bool = True  # False: captions, no classes
     finetune_recipe: str = "openvclip-k400"  # the same for fine-tuning
 
@@ -100,6 +101,7 @@ DATASETS = {
         eval_splits=("seen", "unseen"),
         recipe="m2clip-shapes",
         test_split="unseen",
+        retrieval_split="retrieval",
         finetune_recipe="openvclip-shapes",
     ),
     **{name: _public_dataset(benchmark) for name, benchmark in BENCHMARKS.items()},

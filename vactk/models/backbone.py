@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
 from vactk.errors import VactkError, nearest, unknown
 from vactk.models import toy
+from vactk.text.descriptions import shorten
 from vactk.weights.files import load_exactly
 from vactk.weights.foreign import read_state_dict
 
@@ -48,6 +49,13 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: BackboneConfig  # every choice resolved: what `load_backbone` needs to make an equal one
+
+    def shorten(self, texts: Iterable[str]) -> list[str]:
+        """Texts cut at the end of a sentence, or of a word, to what the text tower reads of them."""
+        limit = self.tokenize.context_length - 2  # start and end
+        # tokenizers of Hugging Face's stand behind another name
+        encode = getattr(self.tokenize, "encode", None) or self.tokenize.tokenizer.tokenize
+        return [shorten(text, lambda words: len(encode(words)), limit) for text in texts]
 
 
 def load_backbone(config: BackboneConfig, *, weights: bool = True) -> Backbone:

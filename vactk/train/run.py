@@ -22,8 +22,9 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
+from vactk.models.backbone import Backbone
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
-from vactk.text.descriptions import match_descriptions, read_descriptions, shorten
+from vactk.text.descriptions import match_descriptions, read_descriptions
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts
@@ -195,12 +196,14 @@ def build_task(
     descriptions = None
     if recipe.descriptions and recipe.task.descriptions:
         frozen = text_is_frozen and model.clip.text.is_plain
-        descriptions = describing_texts(recipe.descriptions, videos, tokenize, frozen=frozen, message=message)
+        descriptions = describing_texts(
+            recipe.descriptions, videos, model.backbone, frozen=frozen, message=message
+        )
     return VideoTextTask(model, recipe.task, prompts, masked, descriptions)
 
 
 def describing_texts(
-    file: str, videos: VideoSet, tokenize: Any, *, frozen: bool, message: Callable[[str], None]
+    file: str, videos: VideoSet, backbone: Backbone, *, frozen: bool, message: Callable[[str], None]
 ) -> DescriptionTexts:
     """The descriptions in `file` of `videos`. `message` hears of missing, extra and shortened ones."""
     matched = match_descriptions(read_descriptions(Path(file)), [record.video for record in videos.records])
@@ -212,16 +215,15 @@ def describing_texts(
     if matched.extra:
         message(f"{len(matched.extra)} described videos are not trained on, such as '{matched.extra[0]}'")
     texts = [text for own in matched.texts for text in own]
-    limit = tokenize.context_length - 2  # start and end
-    short = [shorten(text, lambda words: len(tokenize.encode(words)), limit) for text in texts]
+    short = backbone.shorten(texts)
     changed = sum(before != after for before, after in zip(texts, short, strict=True))
     if changed:
         message(
-            f"{changed} of {len(texts)} descriptions were cut to the {tokenize.context_length} tokens "
+            f"{changed} of {len(texts)} descriptions were cut to the {backbone.tokenize.context_length} tokens "
             "of the text tower"
         )
     counts = torch.tensor([len(own) for own in matched.texts])
-    return DescriptionTexts(tokenize(short), counts, frozen=frozen)
+    return DescriptionTexts(backbone.tokenize(short), counts, frozen=frozen)
 
 
 def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, reporter: Reporter) -> None:

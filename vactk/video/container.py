@@ -74,6 +74,20 @@ def open_container(path: str | Path) -> tuple[InputContainer, VideoStream]:
         raise
 
 
+def header_duration_s(path: str | Path) -> float | None:
+    """How long the file's header says that it is, without reading on; None where it does not say.
+
+    Raises VideoError. Headers lie: what plays may be shorter or longer.
+    """
+    container, stream = open_container(path)
+    with container:
+        if container.duration is not None and container.duration > 0:
+            return float(container.duration / av.time_base)
+        if stream.duration and stream.time_base:
+            return float(stream.duration * stream.time_base)
+    return None
+
+
 def reason(error: BaseException) -> str:
     """FFmpeg's words for what went wrong, without its numbers and the path."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,118 @@
+"""Searches an index by text and by video."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vactk.data.loading import DataConfig
+from vactk.data.records import Record
+from vactk.errors import VactkError
+from vactk.evaluate.embed import picture_of
+from vactk.models.checkpoint import VideoModel
+from vactk.retrieval.embedding import check_query, embed_texts, embed_views
+from vactk.retrieval.hits import Hit, Wanted
+from vactk.retrieval.store import Found, Restriction, Store, thin_out
+from vactk.retrieval.windows import Piece, WindowConfig, WindowDataset
+from vactk.text.templates import choose_templates
+
+MORE = 4  # candidates looked at for each hit, as some are left out
+LONGEST_TOP = 10_000
+
+
+class Searcher:
+    """An index together with the model that made it: a `Searchable`."""
+
+    def __init__(
+        self,
+        store: Store,
+        model: VideoModel,
+        data: DataConfig,
+        device: torch.device,
+        *,
+        templates: str = "{}",
+    ) -> None:
+        """`data`: how a video that is searched with becomes frames. The model must be on `device`."""
+        self.store = store
+        self.model = model
+        self.data = data
+        self.device = device
+        self.templates = choose_templates(templates)
+        self.cut: list[str] = []  # queries of the last call that were longer than the text tower reads
+
+    @property
+    def num_videos(self) -> int:
+        return self.store.counts().videos
+
+    def labels(self) -> list[str]:
+        """All labels of the videos, sorted."""
+        return self.store.labels()
+
+    def entry(self, key: int) -> Hit | None:
+        """What a hit's key names, with rank and score 0; None for what is not in the index."""
+        found = self.store.entries([key]).get(key)
+        return None if found is None else Hit(rank=0, score=0.0, key=key, **found._asdict())
+
+    def by_text(self, queries: Sequence[str], wanted: Wanted) -> list[list[Hit]]:
+        """Hits of each query, the best first. Raises VactkError for an empty or enormous query."""
+        texts = [check_query(query) for query in queries]
+        self._check_size(wanted)
+        prompts = [template.format(text) for text in texts for template in self.templates]
+        embedded = embed_texts(self.model, prompts, self.device)
+        self.cut = list(dict.fromkeys(texts[place // len(self.templates)] for place in embedded.cut))
+        vectors = embedded.vectors.unflatten(0, (len(texts), -1)).mean(dim=1)  # (Q, E)
+        return self._search(F.normalize(vectors, dim=-1), wanted)
+
+    def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
+        """Videos like another, without that one. Raises VactkError where it cannot be read."""
+        self._check_size(wanted)
+        own = self.store.vectors(video.resolve())
+        vector = self._embed(video) if own is None else F.normalize(own.mean(dim=0, keepdim=True), dim=-1)
+        (hits,) = self._search(vector, wanted, without=video.resolve())
+        return hits
+
+    def _embed(self, video: Path) -> Tensor:
+        """(1, E) of a video that is not in the index, as a whole."""
+        dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, picture_of(self.model))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            read = dataset[Piece(0, 0, True)]
+        if read.error is not None:
+            raise VactkError(read.error)
+        return embed_views(self.model, read.views.to(self.device)).cpu()
+
+    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Path | None = None) -> list[list[Hit]]:
+        """Looks at more candidates until there are enough hits, or no more candidates."""
+        size = self.store.counts().entries
+        only = Restriction(path=wanted.path, label=wanted.label)
+        results: list[list[Hit]] = [[] for _ in vectors]
+        places = list(range(len(vectors)))
+        count = min(size, MORE * wanted.top)
+        while places and count:
+            found = self.store.nearest(vectors[places], count, only)
+            entries = self.store.entries({key for one in found for key in one.keys})
+            entries = {key: entry for key, entry in entries.items() if entry.video != without}
+            short = []
+            for place, one in zip(places, found, strict=True):
+                results[place] = thin_out(one, entries, wanted)
+                if len(results[place]) < wanted.top and _may_have_more(one, count, wanted):
+                    short.append(place)
+            if count == size:
+                break
+            places, count = short, min(size, MORE * count)
+        return results
+
+    def _check_size(self, wanted: Wanted) -> None:
+        if wanted.top > LONGEST_TOP:
+            raise VactkError(f"--top must be at most {LONGEST_TOP:,}, got {wanted.top:,}")
+
+
+def _may_have_more(found: Found, count: int, wanted: Wanted) -> bool:
+    if len(found.keys) < count:
+        return False
+    return wanted.min_score is None or found.scores[-1] >= wanted.min_score

@@ -157,7 +157,7 @@ class Mixing:
         self.shown.message(note)
 
     def _measuring(self) -> tuple[VideoModel, Protocol, Callable[[str, str], VideoSet]]:
-        from vactk.cli.zeroshot import checkpoint_recipe
+        from vactk.cli.models import checkpoint_recipe
         from vactk.data.datasets import find_dataset
         from vactk.evaluate.embed import make_accelerator
         from vactk.evaluate.mixtures import Protocol

@@ -11,11 +11,6 @@ from vactk.cli import options
 from vactk.errors import VactkError
 
 
-def retrieve(ctx: typer.Context, json: options.Json = False) -> None:
-    """Not available yet. Will search videos by text, and measure retrieval on MSR-VTT."""
-    _refuse(ctx)
-
-
 def export(ctx: typer.Context, json: options.Json = False) -> None:
     """Not available yet. Will write ONNX, torch.export and open_clip files, checked against the model."""
     _refuse(ctx)

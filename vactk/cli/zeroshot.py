@@ -10,8 +10,9 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.models import load_for_testing
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
-from vactk.config import build, merge, nest, to_dict
+from vactk.config import nest
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
     check_missing(videos, asked.max_failed)
-    model, recipe = _load(asked, read_recipe(dataset.recipe))
+    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, read_recipe(dataset.recipe))
     scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
     _check_answer(asked.by, scores)
     evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
@@ -189,7 +190,9 @@ def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
     plan = make_plan(protocol, asked.data_root)
     for note in plan.notes:
         shown.message(f"{protocol.name}: {note}")
-    model, recipe = _load(asked, read_recipe(find_dataset(protocol.dataset).recipe))
+    model, recipe = load_for_testing(
+        asked.checkpoint, asked.overrides, read_recipe(find_dataset(protocol.dataset).recipe)
+    )
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     model.to(accelerator.device)
     result = measure(
@@ -225,7 +228,7 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
     from vactk.evaluate.zeroshot import as_json
     from vactk.text.templates import as_words
 
-    model, recipe = _load(asked, {})
+    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {})
     labels = labels or model.heads.classes
     if not labels:
         raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
@@ -275,37 +278,12 @@ def _score(
     )
 
 
-def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
-    """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
-    from vactk.models.checkpoint import ModelConfig, new_model
-    from vactk.models.foreign import open_model
-    from vactk.train.recipe import Recipe
-
-    if asked.checkpoint is not None:
-        model = open_model(asked.checkpoint, asked.overrides.get("model"))
-        return model, checkpoint_recipe(model, asked.overrides)
-    frozen = merge(
-        defaults, {"model": {"temporal": "none"}}
-    )  # a recipe's modules are untrained: leave them out
-    recipe = build(Recipe, merge(frozen, asked.overrides))
-    model = new_model(ModelConfig(backbone=recipe.model.backbone))
-    return model, recipe
-
-
 def _check_answer(by: str, scores: Scores) -> None:
     if by not in scores.probabilities:
         raise VactkError(
             f"--by {by} needs a checkpoint with a class head for exactly these classes; "
             "--by similarity takes any"
         )
-
-
-def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
-    """The settings to test a checkpoint's model with: its own recipe's, then the options."""
-    from vactk.train.recipe import Recipe
-
-    own = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
-    return build(Recipe, merge(own, {**overrides, "model": {}}))
 
 
 def _read_labels(text: str) -> tuple[str, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+import vactk
 from vactk import config as settings
 from vactk.data.loading import DataConfig
 from vactk.data.records import Record
@@ -20,7 +23,7 @@ from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import embed_views
 from vactk.retrieval.sources import Source
-from vactk.retrieval.store import Embedded, FileState, Item, Known, Store
+from vactk.retrieval.store import Embedded, Facts, FileState, Item, Known, Store
 from vactk.retrieval.windows import (
     CHUNK,
     Durations,
@@ -51,6 +54,11 @@ class Reading:
         kept = {name: data[name] for name in ("num_frames", "views", "sampling")}
         crops = {"transform": {"eval_crops": self.data.transform.eval_crops}}
         return {"data": {**kept, **crops}, "windows": settings.to_dict(self.windows)}
+
+    @property
+    def short_hash(self) -> str:
+        """Tells apart what `to_json` tells apart, in 8 digits."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass
@@ -277,13 +285,24 @@ def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]
     return [*batches, group] if group else batches
 
 
+def make_facts(model: VideoModel, opened_by: dict[str, Any], reading: Reading, fingerprint: str) -> Facts:
+    """What binds a new index. `opened_by`: what opens the model again."""
+    return Facts(
+        dim=int(cast(Any, model.clip.clip).visual.output_dim),
+        fingerprint=fingerprint,
+        model=opened_by,
+        reading=reading.to_json(),
+        version=vactk.__version__,
+    )
+
+
 def check_model(store: Store, fingerprint: str, reading: Reading) -> None:
     """Raises VactkError where vectors of this model, read so, cannot stand beside those of the index."""
     facts = store.facts
     if facts is None:
         return
     if facts.fingerprint != fingerprint:
-        made_by = facts.model.get("checkpoint") or facts.model.get("backbone", {}).get("name", "another")
+        made_by = facts.model.get("checkpoint") or facts.model["stated"]["backbone"]["name"]
         raise VactkError(
             f"index '{store.name}' was made with another model, '{made_by}': similarities between the two mean "
             "nothing; leave out --checkpoint and --backbone, or make another --index"

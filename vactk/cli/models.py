@@ -1,0 +1,39 @@
+"""The model that a command's options ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vactk.config import build, merge, to_dict
+
+if TYPE_CHECKING:
+    from vactk.models.checkpoint import VideoModel
+    from vactk.train.recipe import Recipe
+
+
+def load_for_testing(
+    checkpoint: Path | None, overrides: dict[str, Any], defaults: dict[str, Any]
+) -> tuple[VideoModel, Recipe]:
+    """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
+    from vactk.models.checkpoint import ModelConfig, new_model
+    from vactk.models.foreign import open_model
+    from vactk.train.recipe import Recipe
+
+    if checkpoint is not None:
+        model = open_model(checkpoint, overrides.get("model"))
+        return model, checkpoint_recipe(model, overrides)
+    frozen = merge(
+        defaults, {"model": {"temporal": "none"}}
+    )  # a recipe's modules are untrained: leave them out
+    recipe = build(Recipe, merge(frozen, overrides))
+    model = new_model(ModelConfig(backbone=recipe.model.backbone))
+    return model, recipe
+
+
+def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
+    """The settings to test a checkpoint's model with: its own recipe's, then the options."""
+    from vactk.train.recipe import Recipe
+
+    own = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
+    return build(Recipe, merge(own, {**overrides, "model": {}}))

@@ -286,7 +286,14 @@ class Session:
             from vactk.retrieval.local import LocalStore
 
             return LocalStore(Path(name), self.asked.search)
-        raise VactkError(f"unknown --store '{self.asked.store}': it takes milvus:URI")
+        kind, _, uri = self.asked.store.partition(":")
+        if kind != "milvus" or not uri:
+            raise VactkError(
+                f"unknown --store '{self.asked.store}': it takes milvus:http://HOST:19530 or milvus:FILE.db"
+            )
+        from vactk.retrieval.milvus import MilvusStore
+
+        return MilvusStore(uri, Path(name).name if self.asked.index is None else name)
 
     def _model_of(self, store: Store, add: Sequence[str]) -> tuple[VideoModel, Recipe]:
         """The model that is asked for, else the index's own, else the default one."""

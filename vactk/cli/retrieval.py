@@ -153,7 +153,7 @@ class Session:
             )
         except VactkError as error:
             raise VactkError(
-                f"{error}\nto search videos of your own: vactk retrieve --index DIR --add FOLDER; "
+                f"{error}; to search videos of your own: vactk retrieve --index DIR --add FOLDER; "
                 'to try it without any: vactk retrieve --dataset shapes --query "a red star"'
             ) from error
         source = of_videos(videos)

@@ -129,7 +129,6 @@ def _new(shards: Sequence[Shard], entries: int) -> Any:
     metric = faiss.METRIC_INNER_PRODUCT
     quantizer = faiss.IndexFlatIP(dim)
     index = faiss.IndexIVFScalarQuantizer(quantizer, dim, clusters, faiss.ScalarQuantizer.QT_8bit, metric)
-    index.own_fields, quantizer.this_is_owned = True, False
     index.train(_sample(shards, clusters * TRAINED_ON))
     _add(index, shards, None)
     return index

@@ -33,7 +33,7 @@ def unreadable(number: int) -> Embedded:
 
 def content(store) -> set[tuple[str, float, float, str]]:
     """All that can be found in a store: videos, times and labels."""
-    (found,) = store.nearest(torch.ones(1, DIM), 10_000, Restriction())
+    (found,) = store.nearest(torch.ones(1, store.facts.dim), 10_000, Restriction())
     entries = store.entries(found.keys)
     return {(str(e.video), e.start_s, e.end_s, e.label) for e in entries.values()}
 

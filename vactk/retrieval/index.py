@@ -302,7 +302,8 @@ def check_model(store: Store, fingerprint: str, reading: Reading) -> None:
     if facts is None:
         return
     if facts.fingerprint != fingerprint:
-        made_by = facts.model.get("checkpoint") or facts.model["stated"]["backbone"]["name"]
+        stated = facts.model.get("stated", {})
+        made_by = facts.model.get("checkpoint") or stated.get("backbone", {}).get("name", "another")
         raise VactkError(
             f"index '{store.name}' was made with another model, '{made_by}': similarities between the two mean "
             "nothing; leave out --checkpoint and --backbone, or make another --index"

@@ -35,6 +35,8 @@ class Facts:
         """Raises VactkError where `values` are not of this format."""
         try:
             facts = cls(**values)
+            if not (isinstance(facts.model, dict) and isinstance(facts.reading, dict)):
+                raise TypeError("it does not say what made it")
         except TypeError as error:
             raise VactkError(f"index '{where}' is damaged: {error}; build it again") from error
         if facts.format != FORMAT:

@@ -143,10 +143,9 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     values = read_recipe(recipe)
     given = nest(chosen)
     if chosen["start"] is not None:
-        from vactk.models.foreign import open_model
+        from vactk.models.foreign import config_of
 
-        config = open_model(Path(chosen["start"]), given.pop("model", {})).config
-        values["model"] = to_dict(config)
+        values["model"] = to_dict(config_of(Path(chosen["start"]), given.pop("model", {})))
     full = build(Recipe, merge(merge(values, given), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")

@@ -37,8 +37,7 @@ def video_dropout(x: Tensor, rate: float, seeds: Sequence[int]) -> Tensor:
     A video loses the same features whichever process it is on and whatever else is in its batch.
     """
     drawn = [torch.rand(x.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    kept = torch.stack(drawn).to(x.device) >= rate if drawn else torch.empty_like(x)
-    return x * kept / (1 - rate)
+    return x * (torch.stack(drawn).to(x.device) >= rate) / (1 - rate) if drawn else x
 
 
 class MaskedWordHead(nn.Module):

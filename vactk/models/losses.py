@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 POSITIVE_LOGIT = 10.0  # the weight of a match in the target distribution: M2-CLIP's published code
 
@@ -90,11 +91,21 @@ def gather(x: Tensor) -> Tensor:
     dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
     counts = [int(size) for size in sizes]
     padded = torch.cat([x, x.new_zeros(max(counts) - len(x), *x.shape[1:])])
-    parts = all_gather(padded) if x.is_floating_point() else _gather_integers(padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    stacked = _Gather.apply(padded)
+    return torch.cat([part[:count] for part, count in zip(stacked, counts, strict=True)])
 
 
-def _gather_integers(x: Tensor) -> list[Tensor]:
-    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, x)
-    return parts
+class _Gather(torch.autograd.Function):
+    """x (B, ...) of every process -> (processes, B, ...); every process's gradient comes back to where x is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]

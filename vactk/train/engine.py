@@ -25,7 +25,7 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import make_accelerator
 from vactk.models.checkpoint import VideoModel, saved_names
 from vactk.train.averaging import WeightAverage
-from vactk.train.health import Skipped, is_out_of_memory, memory_advice
+from vactk.train.health import MorePiecesError, Skipped, is_out_of_memory, memory_advice
 from vactk.train.interpolated import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.train.recipe import Recipe, RunConfig
@@ -301,7 +301,7 @@ class Engine:
             video = batch.video[:, 0]  # one view: (B, T, 3, H, W)
         else:
             size = self.dataset.picture.size
-            video = torch.empty(0, self.recipe.data.num_frames, 3, size, size)
+            video = torch.zeros(1, self.recipe.data.num_frames, 3, size, size)
         about = (batch.labels, batch.places, batch.draws)
         return self.task(*(x.to(device, non_blocking=True) for x in (video, *about)))
 
@@ -316,7 +316,7 @@ class Engine:
         self.optimizer.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if not run.auto_accumulate or num_videos % 2 or world > 1:
+        if not run.auto_accumulate or num_videos % 2:
             advice = memory_advice(
                 pieces=pieces,
                 num_videos=num_videos,
@@ -327,6 +327,8 @@ class Engine:
                 f"out of memory at step {self.progress.step + 1}, with {num_videos} videos at a time ({reason}); "
                 f"{advice}. Then go on with --resume"
             )
+        if world > 1:  # the others wait in the middle of the step: only all together can begin anew
+            raise MorePiecesError(2 * pieces, f"out of memory at step {self.progress.step + 1} ({reason})")
         self.progress.accumulate = 2 * pieces
         self.message(
             f"out of memory at step {self.progress.step + 1}: batches are cut into {2 * pieces} pieces of "

@@ -39,6 +39,14 @@ class Skipped:
         return None
 
 
+class MorePiecesError(VactkError):
+    """A step does not fit into memory: the run can go on with batches cut into so many pieces."""
+
+    def __init__(self, pieces: int, message: str) -> None:
+        super().__init__(f"{message}; go on with run.accumulate={pieces} --resume")
+        self.pieces = pieces
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an accelerator's or the machine's memory ran out: torch reports the latter as a plain error."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):

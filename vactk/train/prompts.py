@@ -69,9 +69,6 @@ class MaskedPrompts:
     def draw(self, labels: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """labels (B,), B seeds -> tokens (B, L) and word labels (B, L) int64, cut at the longest prompt."""
         masked = [self._mask(label, seed) for label, seed in zip(labels.tolist(), seeds, strict=True)]
-        if not masked:
-            empty = torch.empty(0, 1, dtype=torch.long, device=labels.device)
-            return empty, empty
         tokens = torch.stack([one.tokens for one in masked])
         longest = int(tokens.argmax(dim=1).max()) + 1
         word_labels = torch.stack([one.labels for one in masked])

@@ -19,7 +19,7 @@ from vactk.data.datasets import find_dataset
 from vactk.data.few_shot import draw_shots
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
-from vactk.errors import VactkError
+from vactk.errors import RestartError, VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
@@ -29,7 +29,7 @@ from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts
 from vactk.train.engine import Engine, interruptible
-from vactk.train.health import Monitor, Skipped, deterministic
+from vactk.train.health import Monitor, MorePiecesError, Skipped, deterministic
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
 from vactk.train.run_folder import RunFolder
@@ -271,7 +271,11 @@ def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, repor
             if stop:
                 raise Interrupted(f"stopped after step {step}; go on with the same command and --resume")
 
-        engine.run(engine.total_steps, on_step, on_skip)
+        try:
+            engine.run(engine.total_steps, on_step, on_skip)
+        except MorePiecesError as error:
+            resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
+            raise RestartError(str(error), resumed) from error
 
 
 def _report_skipped(engine: Engine, skipped: Skipped, folder: RunFolder, reporter: Reporter) -> None:

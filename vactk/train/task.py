@@ -22,6 +22,7 @@ from vactk.models.losses import (
     pair_loss,
 )
 from vactk.models.pooling import pool_frames
+from vactk.text.words import IGNORED
 from vactk.train.descriptions import Described, DescriptionTexts
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 
@@ -72,8 +73,8 @@ class Outputs(NamedTuple):
     pooled: Tensor  # (B, D)
     labels: Tensor  # (B,) int64
     seeds: list[int]  # of what is random about each video
-    class_text: Tensor | None  # (C, E), unit norm
     sample_text: Tensor | None  # (B, E), unit norm: of the videos' own classes
+    class_text: Tensor | None  # (C, E), unit norm
     word_logits: Tensor | None  # (B, L, V), for the masked prompts
     word_labels: Tensor | None  # (B, L) int64
     described: Described | None
@@ -111,19 +112,23 @@ class VideoTextTask(nn.Module):
         """Each loss, and "loss", their weighted sum: scalars.
 
         video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records, draws (B,) in
-        [0, 1): what is random about each video: its description of several, its masked words, its dropout. B
-        may be 0, where no video of this process could be read: every process takes part in gathered losses.
-        A loss that is not gathered is what `mean_over_all` gives. Where words are masked, "word_accuracy"
-        (percent) and "num_masked_words" (per video) come with the losses.
+        [0, 1): what is random about each video: its description of several, its masked words, its dropout.
+        Where no video of this process could be read, `video` is one blank and B of the others 0: the process
+        takes part in all that is gathered, with no rows of its own. A loss that is not gathered is what
+        `mean_over_all` gives. Where words are masked, "word_accuracy" (percent) and "num_masked_words" (per
+        video) come with the losses.
         """
         draws = torch.rand(len(labels), device=labels.device) if draws is None else draws
-        outputs = self._outputs(video, labels, places, draws)
+        if len(labels):
+            outputs = self._outputs(video, labels, places, draws)
+        else:
+            outputs = without_rows(self._outputs(video, *(x.new_zeros(1) for x in (labels, places, draws))))
         values = {name: LOSSES[name](self, outputs) for name in self.weights}
         total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
         found = {"loss": total, **values}
         if outputs.word_logits is None or outputs.word_labels is None:
             return found
-        return {**found, **word_metrics(outputs.word_logits, outputs.word_labels)}
+        return {**found, **word_metrics(outputs.word_logits, outputs.word_labels, len(outputs.labels))}
 
     def _outputs(self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor) -> Outputs:
         seeds = (draws * DRAWS_STEPS).long().tolist()
@@ -160,15 +165,28 @@ class VideoTextTask(nn.Module):
         )
 
 
+def without_rows(outputs: Outputs) -> Outputs:
+    """The same work, and so the same gradients to wait for, without any video."""
+    text, words, described = outputs.sample_text, outputs.word_labels, outputs.described
+    return outputs._replace(
+        video=outputs.video[:0],
+        pooled=outputs.pooled[:0],
+        labels=outputs.labels[:0],
+        seeds=[],
+        sample_text=None if text is None else text[:0],
+        word_labels=None if words is None else torch.full_like(words, IGNORED),
+        described=None if described is None else Described(described.text[:0], described.known[:0]),
+    )
+
+
 @torch.no_grad()
-def word_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def word_metrics(logits: Tensor, labels: Tensor, num_videos: int) -> dict[str, Tensor]:
     """How many of the masked tokens got the right word, in percent, and how many were masked per video."""
     masked = labels >= 0
     right = (logits.argmax(dim=-1) == labels) & masked
-    num_videos = torch.tensor(len(labels), device=labels.device)
     return {
         "word_accuracy": mean_over_all(100 * right.sum(), masked.sum()),
-        "num_masked_words": mean_over_all(masked.sum(), num_videos),
+        "num_masked_words": mean_over_all(masked.sum(), torch.tensor(num_videos, device=labels.device)),
     }
 
 

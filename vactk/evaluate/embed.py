@@ -138,7 +138,7 @@ def score_variants(
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
-            _check_failures(failures, max_failed * len(dataset) / world, len(dataset))
+            _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
                     variant.prepare()
@@ -148,6 +148,7 @@ def score_variants(
     finally:
         model.train(was_training)
     failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
+    _check_failures(failures, max_failed, len(dataset))
     return [
         _as_scores(gather_object(found), variant.scorers, failures, partial)
         for variant, found in zip(variants, rows, strict=True)
@@ -165,8 +166,8 @@ def _as_scores(
     return Scores(places, probabilities, failures, partial)
 
 
-def _check_failures(failures: list[Problem], allowed: float, num_videos: int) -> None:
-    if len(failures) > allowed:
+def _check_failures(failures: list[Problem], max_failed: float, num_videos: int) -> None:
+    if len(failures) > max_failed * num_videos:
         raise VactkError(
             f"{len(failures):,} of {num_videos:,} videos could not be read, more than --max-failed allows; "
             f"the last: {failures[-1].message}"

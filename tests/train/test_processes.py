@@ -19,7 +19,7 @@ from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import Interrupted, train
 
 pytestmark = pytest.mark.usefixtures("small_shapes")
-SIX = ("run.batch_size=6", "run.device=cpu")
+SIX = ("run.batch_size=6",)
 CLOCK = ("videos_per_s", "data_wait")
 
 
@@ -79,7 +79,7 @@ def test_a_process_without_a_readable_video_keeps_step(tmp_path, quick_recipe, r
     videos = sorted(folder.glob("*.mp4"))
     for video in videos[: len(videos) // 2]:
         video.write_bytes(b"\0" * video.stat().st_size)
-    recipe = quick_recipe("run.batch_size=3", "run.device=cpu", "run.max_failed=0.6")
+    recipe = quick_recipe("run.batch_size=3", "run.max_failed=0.6")
     results = {world: on_processes(world, recipe, tmp_path / str(world)) for world in (1, 3)}
     assert len(results[1][0].failed) == len(videos) // 2
     for result in results[3]:
@@ -87,7 +87,7 @@ def test_a_process_without_a_readable_video_keeps_step(tmp_path, quick_recipe, r
         assert result.metrics == results[1][0].metrics
     # a batch of three on three processes: many times one of them had nothing
     assert largest_difference(tmp_path / "1", tmp_path / "3") < 2e-4
-    strict = quick_recipe("run.batch_size=3", "run.device=cpu", "run.max_failed=0.2")
+    strict = quick_recipe("run.batch_size=3", "run.max_failed=0.2")
     errors = on_processes(3, strict, tmp_path / "strict")
     assert len({str(error) for error in errors}) == 1
     assert "training videos cannot be read, more than run.max_failed=0.2" in str(errors[0])

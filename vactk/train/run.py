@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from vactk.data.few_shot import draw_shots
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
 from vactk.errors import RestartError, VactkError
-from vactk.evaluate.embed import class_embeddings, picture_of
+from vactk.evaluate.embed import class_embeddings, picture_of, process_state
 from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
@@ -85,7 +84,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
 
 
 def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> TrainResult:
-    state = PartialState(cpu=recipe.run.device == "cpu")
+    state = process_state(recipe.run.device)
     (chosen,) = broadcast_object_list([str(output)])  # a name with the time in it differs between processes
     folder = RunFolder(Path(chosen), is_writer=state.is_main_process)
     folder.open(recipe, resume=resume)

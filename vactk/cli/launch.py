@@ -134,8 +134,8 @@ def _launch(world: int, arguments: Sequence[str]) -> Ending:
                     child.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            heard = _wait(children, failures)
-        return _ending([child.exitcode or 0 for child in children], heard, logs, bool(forwarded))
+            codes, heard = _wait(children, failures)
+        return _ending(codes, heard, logs, bool(forwarded))
 
 
 def _child(
@@ -198,9 +198,13 @@ def _forwarding(children: Sequence[Any]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _wait(children: Sequence[Any], failures: Any) -> list[Failure]:
-    """Until all have ended. Where one fails the others would wait for it for ever: they are ended too."""
+def _wait(children: Sequence[Any], failures: Any) -> tuple[list[int], list[Failure]]:
+    """Their exit codes, 0 for those that were ended here, and what they had to say.
+
+    Where one fails the others would wait for it for ever: they are ended too.
+    """
     heard: list[Failure] = []
+    codes: list[int] = []
     deadline_s: float | None = None
     while left := [child for child in children if child.is_alive()]:
         wait([child.sentinel for child in left], timeout=POLL_S)
@@ -208,6 +212,7 @@ def _wait(children: Sequence[Any], failures: Any) -> list[Failure]:
             heard.append(failures.get())
         failed = any(child.exitcode not in (None, 0, INTERRUPTED) for child in children)
         if failed and deadline_s is None:
+            codes = [child.exitcode or 0 for child in children]
             deadline_s = time.monotonic() + GRACE_S
             for child in left:
                 child.terminate()
@@ -216,7 +221,7 @@ def _wait(children: Sequence[Any], failures: Any) -> list[Failure]:
                 child.kill()
     while not failures.empty():
         heard.append(failures.get())
-    return heard
+    return codes or [child.exitcode or 0 for child in children], heard
 
 
 def _ending(
@@ -234,9 +239,9 @@ def _ending(
         )
     if interrupted or INTERRUPTED in codes:
         return Ending(INTERRUPTED if any(codes) else 0)
-    first = next((rank for rank, code in enumerate(codes) if code), None)
-    if first is None or codes[first] > 0:
-        return Ending(0 if first is None else codes[first])
+    first = codes.index(min(codes))  # one that a signal ended comes before those that then lost it
+    if codes[first] >= 0:
+        return Ending(max(codes))
     cause = signal.Signals(-codes[first]).name
     reason = f"process {first} of {len(codes)} was ended by {cause}; is there enough memory?"
     return Ending(FAILED, Failure(first, f"{reason} Fewer --processes or a smaller --batch-size need less"))

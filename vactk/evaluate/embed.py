@@ -54,7 +54,7 @@ def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
 
 
 def on_cpu(device: str) -> bool:
-    """Whether `device` ("auto", "cpu") comes to the CPU here: told nothing, Accelerate lets processes work apart."""
+    """Whether `device` ("auto", "cpu") is the CPU here: told nothing, Accelerate lets processes work apart."""
     return device == "cpu" or not torch.accelerator.is_available()
 
 

@@ -8,6 +8,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +112,8 @@ class Engine:
         """
         batches = self._batches(until)
         self.task.train()
+        # of gradients of depthwise convolutions, whose layout differs in a dimension of size 1
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         while self.progress.step < until:
             started = time.perf_counter()
             try:

@@ -1,4 +1,4 @@
-"""The one exception that users see, and the lookup that names the nearest match."""
+"""The exception that users see, and the lookup that names the nearest match."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ T = TypeVar("T")
 
 class VactkError(Exception):
     """A user's file, name or setting is wrong: the message says which, its value, and the way out."""
+
+
+class RestartError(VactkError):
+    """The command can go on when it is started again with `arguments` after its own."""
+
+    def __init__(self, message: str, arguments: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.arguments = arguments
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

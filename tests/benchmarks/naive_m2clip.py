@@ -16,7 +16,7 @@ from vactk.models.losses import contrastive_loss, cross_modal_loss, masked_word_
 from vactk.models.temporal import TEDAdapter, TimeConv
 from vactk.models.text_tower import TextAdapter, TextBlock
 from vactk.models.video_clip import VideoCLIP
-from vactk.train.task import VideoTextTask
+from vactk.train.task import DRAWS_STEPS, VideoTextTask
 
 
 def over_time(conv: TimeConv, x: Tensor, num_frames: int) -> Tensor:
@@ -91,8 +91,8 @@ def losses(task: VideoTextTask, video: Tensor, labels: Tensor, class_tokens: Ten
     assert task.class_head is not None
     frames, pooled = frame_embeddings(model, video)
     torch.manual_seed(0)
-    torch.randint(1, ())  # the task's choice of a template for the classes comes first
-    tokens, word_labels = task.masked.draw(labels)
+    seeds = (torch.rand(len(labels)) * DRAWS_STEPS).long().tolist()  # what the task draws first
+    tokens, word_labels = task.masked.draw(labels, seeds)
     padding = class_tokens.shape[1] - tokens.shape[1]
     tokens, word_labels = F.pad(tokens, (0, padding)), F.pad(word_labels, (0, padding), value=-100)
     hidden = text_hidden(model, tokens)
@@ -103,6 +103,6 @@ def losses(task: VideoTextTask, video: Tensor, labels: Tensor, class_tokens: Ten
         "contrastive": contrastive_loss(embedding, class_text[labels], labels, model.logit_scale),
         "cross_modal": cross_modal_loss(embedding, class_text, labels, model.logit_scale),
         "masked_words": masked_word_loss(words, word_labels),
-        "visual": F.cross_entropy(task.class_head(pooled), labels),
+        "visual": F.cross_entropy(task.class_head(pooled, seeds), labels),
     }
     return torch.stack([weight * found[name] for name, weight in task.weights.items()]).sum()

@@ -44,4 +44,6 @@ def reading(length_s: float = 0.0, stride_s: float = 0.0, **data) -> Reading:
 
 def facts(dim: int = 8) -> Facts:
     """Of an index of random vectors."""
-    return Facts(dim=dim, fingerprint="f", model={"stated": {"backbone": {"name": "toy"}}}, reading=reading().to_json())
+    return Facts(
+        dim=dim, fingerprint="f", model={"stated": {"backbone": {"name": "toy"}}}, reading=reading().to_json()
+    )

@@ -49,7 +49,7 @@ class Made:
             batch_size=self.batch_size,
             **options,
         )
-        self.store.finish(torch.zeros(1, self.store.facts.dim), lambda line: None)
+        self.store.finish(torch.zeros(1, 48), lambda line: None)
         return change
 
     def files(self):
@@ -70,7 +70,9 @@ def test_vectors_are_the_models_own(made, model):
     made.add()
     for path in made.folder.rglob("*.mp4"):
         sample = sample_video(path, lambda timeline: uniform_segments(timeline.num_frames, 3).flatten())
-        video = eval_transform(made.reading.data.transform, 64, model.backbone.mean, model.backbone.std)(sample.frames)
+        video = eval_transform(made.reading.data.transform, 64, model.backbone.mean, model.backbone.std)(
+            sample.frames
+        )
         with torch.no_grad():
             expected = F.normalize(model.clip.encode_video(video), dim=-1)
         torch.testing.assert_close(made.store.vectors(path), expected, atol=2e-3, rtol=0)
@@ -78,7 +80,9 @@ def test_vectors_are_the_models_own(made, model):
 
 def test_vectors_of_views_and_of_frames_are_pooled_as_stated():
     """Views by the mean of their unit vectors; frames, for models that compare these, by CLIP4Clip's meanP."""
-    config = ModelConfig(backbone=BackboneConfig(name="toy"), temporal=NeighbourAttentionConfig(), similarity="frames")
+    config = ModelConfig(
+        backbone=BackboneConfig(name="toy"), temporal=NeighbourAttentionConfig(), similarity="frames"
+    )
     model = new_model(config)
     views = torch.randn(2, 3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = embed_views(model, views)
@@ -161,7 +165,9 @@ def test_an_index_that_was_killed_becomes_the_same_to_the_last_bit(
     assert content(again.store) == content(whole.store)
 
 
-def test_a_long_video_in_pieces_has_the_vectors_of_the_video_in_one(model, accelerator, tmp_path, monkeypatch):
+def test_a_long_video_in_pieces_has_the_vectors_of_the_video_in_one(
+    model, accelerator, tmp_path, monkeypatch
+):
     folder = tmp_path / "clips"
     folder.mkdir()
     write_video(folder / "long.mp4", num_frames=60)

@@ -39,7 +39,8 @@ def test_milvus_holds_what_a_folder_holds(stores):
 
 
 @pytest.mark.parametrize(
-    "only", [{}, {"label": "dogs"}, {"path": "clip ?"}, {"path": "*2"}, {"path": "_"}, {"path": '"', "label": '"'}]
+    "only",
+    [{}, {"label": "dogs"}, {"path": "clip ?"}, {"path": "*2"}, {"path": "_"}, {"path": '"', "label": '"'}],
 )
 def test_milvus_finds_what_a_folder_finds(stores, only):
     local, milvus = stores

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_windows_cover_every_moment_once_the_stride_allows(duration_s, length_s,
     spans = [config.span(number, duration_s) for number in range(config.count(duration_s))]
     assert spans[0][0] == 0
     assert spans[-1][1] == pytest.approx(duration_s, rel=1e-6)
-    for (start_s, end_s), (next_s, _) in zip(spans, spans[1:], strict=False):
+    for (start_s, end_s), (next_s, _) in pairwise(spans):
         assert end_s - start_s == pytest.approx(length_s)
         assert start_s < next_s <= end_s + 1e-9
     assert all(start_s < end_s for start_s, end_s in spans)

@@ -197,7 +197,7 @@ def test_nothing_to_train_is_said(tmp_path, quick_recipe, reporter):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_recipe, reporter):
-    with pytest.raises(VactkError, match=r"the loss is nan at step \d+; lower optim\.lr"):
+    with pytest.raises(VactkError, match=r"its loss is nan.*5 such steps in a row: lower optim\.lr"):
         train(
             quick_recipe("optim.lr=1e30", "optim.warmup_epochs=0"),
             tmp_path / "run",

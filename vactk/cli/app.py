@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import vactk
+from vactk.cli import launch
 from vactk.cli.data import data_app
 from vactk.cli.interpolate import interpolate
 from vactk.cli.retrieve import retrieve
@@ -18,11 +19,14 @@ from vactk.cli.upcoming import export
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
 
-INTERRUPTED = 130
-
 
 class VactkGroup(TyperGroup):
     """Turns errors into exit codes: 1 a user's error, 2 usage (click's own), 130 interrupted."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Keep the whole command line, for processes that are started with the same one."""
+        launch.command_line.set(tuple(args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. VACTK_DEBUG=1 lets tracebacks through."""
@@ -31,12 +35,11 @@ class VactkGroup(TyperGroup):
         except VactkError as error:
             if os.environ.get("VACTK_DEBUG"):
                 raise
-            for line in str(error).splitlines():
-                typer.echo(f"Error: {line}", err=True)
-            raise typer.Exit(1) from None
+            launch.report(error)
+            raise typer.Exit(launch.FAILED) from None
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"Interrupted: {interrupt}" if str(interrupt) else "Interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            launch.report_interrupt(interrupt)
+            raise typer.Exit(launch.INTERRUPTED) from None
 
 
 app = typer.Typer(

@@ -80,6 +80,14 @@ Pretrained = Annotated[
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Videos at a time.", rich_help_panel=RUN)]
 Device = Annotated[str | None, typer.Option(help="auto or cpu.", rich_help_panel=RUN)]
 Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.", rich_help_panel=RUN)]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Work on so many processes of this machine: with GPUs, one for each.",
+        rich_help_panel=RUN,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=RUN)]
 
 

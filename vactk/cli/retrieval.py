@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from vactk.cli.display import Display, is_main_process
+from vactk.cli.display import Display
 from vactk.cli.models import load_for_testing
 from vactk.config import build, merge
 from vactk.errors import VactkError
@@ -198,6 +198,8 @@ class Session:
                 changes.append(self._add(model, recipe, source, reading, accelerator, retry))
             if accelerator.is_main_process:
                 self.store.finish(typical_queries(model, accelerator.device), self.shown.message)
+        if not accelerator.is_main_process:
+            return {}
         self.searcher = Searcher(
             self.store,
             model,
@@ -366,8 +368,6 @@ class Session:
     def serve(self, host: str, port: int) -> None:
         """The page, until Ctrl-C."""
         assert self.searcher is not None
-        if not is_main_process():
-            return
 
 
 def _sum(changes: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, print_json
+from vactk.cli.display import display, is_main_process, print_json
+from vactk.cli.launch import run_on
 from vactk.cli.retrieval import Asked, Session
 from vactk.cli.retrieval_output import print_hits, print_index, print_measured
 from vactk.config import nest
@@ -142,6 +143,7 @@ def retrieve(
     batch_size: options.BatchSize = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    processes: options.Processes = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a dataset's index without asking.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -177,6 +179,7 @@ def retrieve(
     _check(
         asked, evaluate, protocol, dual_softmax, bool(queries or like), bool(add), serve, bool(sheet or cut)
     )
+    run_on(processes, device)
     result: dict[str, Any] = {}
     with display() as shown:
         session = Session(asked, shown, may_ask=not json)
@@ -185,6 +188,8 @@ def retrieve(
             show = print_measured
         else:
             result, show = session.bring_up_to_date(add or (), retry=retry), print_index
+            if not is_main_process():
+                return
             if queries or like:
                 changed = {"index": result} if add else {}
                 result = {**session.search(queries, like or (), wanted), **changed}

@@ -12,6 +12,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
+from vactk.cli.launch import run_on
 from vactk.config import build, merge, nest, parse_overrides, to_dict
 from vactk.errors import VactkError
 
@@ -59,9 +60,11 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         ] = None,
         device: options.Device = None,
         precision: options.Precision = None,
+        processes: options.Processes = None,
         seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
         json: options.Json = False,
     ) -> None:
+        run_on(processes, device)
         chosen = {
             "dataset": dataset,
             "data_root": None if data_root is None else str(data_root),
@@ -143,10 +146,9 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     values = read_recipe(recipe)
     given = nest(chosen)
     if chosen["start"] is not None:
-        from vactk.models.foreign import open_model
+        from vactk.models.foreign import config_of
 
-        config = open_model(Path(chosen["start"]), given.pop("model", {})).config
-        values["model"] = to_dict(config)
+        values["model"] = to_dict(config_of(Path(chosen["start"]), given.pop("model", {})))
     full = build(Recipe, merge(merge(values, given), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")

@@ -10,6 +10,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.launch import run_on
 from vactk.cli.models import load_for_testing
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import nest
@@ -90,6 +91,7 @@ def zeroshot(
     batch_size: options.BatchSize = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
     """Name what videos show, out of labels that the model need never have trained on.
@@ -117,6 +119,7 @@ def zeroshot(
         and checkpoint is None,
     }
     refuse(contradictions)
+    run_on(processes, device)
     given = {
         "data_root": None if data_root is None else str(data_root),
         "templates": templates,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -43,12 +44,29 @@ def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
     if precision == "auto":
         has_bf16 = device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bf16" if has_bf16 else "fp32"
+    process_state(device)
     try:
         return Accelerator(
-            cpu=device == "cpu", mixed_precision="no" if precision == "fp32" else precision, **kwargs
+            cpu=on_cpu(device), mixed_precision="no" if precision == "fp32" else precision, **kwargs
         )
     except (ValueError, RuntimeError, ImportError) as error:
         raise VactkError(f"cannot run with --device {device} --precision {precision}: {error}") from error
+
+
+def on_cpu(device: str) -> bool:
+    """Whether `device` ("auto", "cpu") is the CPU here: told nothing, Accelerate lets processes work apart."""
+    return device == "cpu" or not torch.accelerator.is_available()
+
+
+def process_state(device: str) -> PartialState:
+    """This process among those of its launch. Raises VactkError when they do not find together."""
+    state = PartialState(cpu=on_cpu(device))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != world:
+        raise VactkError(
+            f"{world} processes were launched, but each would work alone on {state.device}; add --device cpu"
+        )
+    return state
 
 
 def picture_of(model: VideoModel) -> Picture:
@@ -138,7 +156,7 @@ def score_variants(
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
-            _check_failures(failures, max_failed * len(dataset) / world, len(dataset))
+            _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
                     variant.prepare()
@@ -148,6 +166,7 @@ def score_variants(
     finally:
         model.train(was_training)
     failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
+    _check_failures(failures, max_failed, len(dataset))
     return [
         _as_scores(gather_object(found), variant.scorers, failures, partial)
         for variant, found in zip(variants, rows, strict=True)
@@ -165,8 +184,8 @@ def _as_scores(
     return Scores(places, probabilities, failures, partial)
 
 
-def _check_failures(failures: list[Problem], allowed: float, num_videos: int) -> None:
-    if len(failures) > allowed:
+def _check_failures(failures: list[Problem], max_failed: float, num_videos: int) -> None:
+    if len(failures) > max_failed * num_videos:
         raise VactkError(
             f"{len(failures):,} of {num_videos:,} videos could not be read, more than --max-failed allows; "
             f"the last: {failures[-1].message}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -218,11 +218,21 @@ def checkpoint_metadata(
     }
 
 
-def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
-    """The model of a vactk checkpoint, or of the run folder that holds one, in evaluation mode on the CPU.
+class Stored(NamedTuple):
+    """What a checkpoint says of itself."""
 
-    `pretrained` names the frozen backbone's weights where they now lie elsewhere than in training. Raises
-    VactkError when the file is not ours, damaged, or was trained on another backbone.
+    path: Path  # of the file itself
+    config: ModelConfig
+    heads: Heads
+    towers: tuple[str, ...]
+    frozen_fingerprint: str
+    info: Mapping[str, Any]  # all of it
+
+
+def read_stored(path: Path, *, pretrained: str = "") -> Stored:
+    """What the vactk checkpoint at `path`, or in the run folder there, says of itself; no tensor is read.
+
+    `pretrained` as in `load_model`. Raises VactkError when the file is not ours or damaged.
     """
     path = path / "model.safetensors" if path.is_dir() else path
     info = read_metadata(path)
@@ -231,15 +241,23 @@ def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
             f"'{path}' has checkpoint format {info.get('format')}, this vactk reads {FORMAT}; install another vactk"
         )
     try:
-        stored = dict(info["model"])
-        towers = tuple(info["towers"])
-        heads = settings.build(Heads, info["heads"])
-        expected = info["frozen_fingerprint"]
+        model = dict(info["model"])
         if pretrained:
-            stored["backbone"] = {**stored["backbone"], "pretrained": pretrained}
-    except (KeyError, TypeError) as error:
+            model["backbone"] = {**model["backbone"], "pretrained": pretrained}
+        config, heads = settings.build(ModelConfig, model), settings.build(Heads, info["heads"])
+        return Stored(path, config, heads, tuple(info["towers"]), info["frozen_fingerprint"], info)
+    except (KeyError, TypeError, ValueError) as error:
         raise VactkError(f"the metadata of '{path}' are damaged: {error}") from error
-    model = new_model(settings.build(ModelConfig, stored), heads, weights=set(towers) != set(TOWERS))
+
+
+def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
+    """The model of a vactk checkpoint, or of the run folder that holds one, in evaluation mode on the CPU.
+
+    `pretrained` names the frozen backbone's weights where they now lie elsewhere than in training. Raises
+    VactkError when the file is not ours, damaged, or was trained on another backbone.
+    """
+    path, config, heads, towers, expected, info = read_stored(path, pretrained=pretrained)
+    model = new_model(config, heads, weights=set(towers) != set(TOWERS))
     modules = model.modules()
     may_lack = modules.state_dict().keys() - saved_names(modules, towers)
     frozen = {name: tensor for name, tensor in modules.state_dict().items() if name in may_lack}

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone, named_config
-from vactk.models.checkpoint import Heads, ModelConfig, VideoModel, load_model, new_model, unnamed
+from vactk.models.checkpoint import (
+    Heads,
+    ModelConfig,
+    VideoModel,
+    load_model,
+    new_model,
+    read_stored,
+    unnamed,
+)
 from vactk.models.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
 from vactk.models.temporal import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal_table import TemporalConfig
@@ -64,17 +72,31 @@ def open_model(path: Path, stated: Mapping[str, Any] | None = None) -> VideoMode
     VactkError when more is stated, and as `load_model` and `load_foreign` do.
     """
     stated = stated or {}
-    backbone = dict(stated.get("backbone", {}))
     if is_foreign(path):
         config = settings.build(ModelConfig, stated)
         return load_foreign(
-            path, config.backbone if backbone else None, config.temporal if "temporal" in stated else None
+            path,
+            config.backbone if stated.get("backbone") else None,
+            config.temporal if "temporal" in stated else None,
         )
+    return load_model(path, pretrained=_stated_weights(stated))
+
+
+def config_of(path: Path, stated: Mapping[str, Any] | None = None) -> ModelConfig:
+    """The config of what `open_model` gives; of vactk's own checkpoints, no tensor is read for it."""
+    if is_foreign(path):
+        return open_model(path, stated).config
+    return read_stored(path, pretrained=_stated_weights(stated or {})).config
+
+
+def _stated_weights(stated: Mapping[str, Any]) -> str:
+    """All that may be stated of vactk's own checkpoint: where the weights of its backbone lie."""
+    backbone = dict(stated.get("backbone", {}))
     if "name" in backbone:
         raise VactkError("a checkpoint names its own backbone: leave out --backbone")
     if "temporal" in stated:
         raise VactkError("a checkpoint names its own temporal module: leave out --temporal")
-    return load_model(path, pretrained=backbone.get("pretrained", ""))
+    return str(backbone.get("pretrained", ""))
 
 
 def is_foreign(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,14 +17,27 @@ class ClassHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, dropout: float = 0.5) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.fc = nn.Linear(dim, num_classes)
         nn.init.normal_(self.fc.weight, std=0.02)
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """pooled (B, D), from `VideoFeatures` -> logits (B, C)"""
-        return self.fc(self.dropout(pooled))
+    def forward(self, pooled: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """pooled (B, D), from `VideoFeatures` -> logits (B, C); `seeds` as `video_dropout` takes them"""
+        if not self.training or not self.dropout:
+            return self.fc(pooled)
+        if seeds is None:
+            return self.fc(F.dropout(pooled, self.dropout))
+        return self.fc(video_dropout(pooled, self.dropout, seeds))
+
+
+def video_dropout(x: Tensor, rate: float, seeds: Sequence[int]) -> Tensor:
+    """Dropout that is drawn for each video by its own seed. x (B, D), B seeds -> (B, D)
+
+    A video loses the same features whichever process it is on and whatever else is in its batch.
+    """
+    drawn = [torch.rand(x.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return x * (torch.stack(drawn).to(x.device) >= rate) / (1 - rate) if drawn else x
 
 
 class MaskedWordHead(nn.Module):

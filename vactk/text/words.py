@@ -52,14 +52,16 @@ class PromptMasker:
         self.context_length = context_length
         self.rate = rate
 
-    def mask(self, prompt: str, order: Sequence[int] | None = None) -> Masked:
-        """Mask words of `prompt`: the first of `order`, by default of a random order from torch's generator.
+    def mask(
+        self, prompt: str, order: Sequence[int] | None = None, generator: torch.Generator | None = None
+    ) -> Masked:
+        """Mask words of `prompt`: the first of `order`, by default of a random order from `generator`.
 
         Every word is encoded on its own; words that no longer fit the context are cut off.
         """
         words = prompt.lower().split()
         if order is None:
-            order = torch.randperm(len(words)).tolist()
+            order = torch.randperm(len(words), generator=generator).tolist()
         chosen = set(order[: num_to_mask(len(words), self.rate)]) if words else set()
         tokens, labels = [self.start], [IGNORED]
         for place, word in enumerate(words):

@@ -8,6 +8,7 @@ import math
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +17,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from vactk.data.batches import TrainBatches, derive_seed, num_steps
-from vactk.data.loading import Batch, VideoDataset, train_loader
+from vactk.data.loading import Batch, Problem, VideoDataset, train_loader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import make_accelerator
 from vactk.models.checkpoint import VideoModel, saved_names
 from vactk.train.averaging import WeightAverage
+from vactk.train.health import MorePiecesError, Skipped, is_out_of_memory, memory_advice
 from vactk.train.interpolated import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.train.recipe import Recipe, RunConfig
@@ -31,6 +34,7 @@ from vactk.train.task import VideoTextTask
 from vactk.weights.files import load_exactly
 
 StepDone = Callable[[int, dict[str, float]], None]  # steps done, what metrics.jsonl gets
+StepSkipped = Callable[[Skipped], None]
 
 
 @dataclass
@@ -53,6 +57,9 @@ class Progress:
 
     step: int = 0
     failed: dict[int, str] = field(default_factory=dict)  # unreadable videos by place in the records
+    skipped: int = 0  # steps left out because their loss or gradient was not finite
+    skipped_in_a_row: int = 0  # of them up to here
+    accumulate: int = 1  # pieces that a batch is cut into
 
 
 class Engine:
@@ -67,18 +74,23 @@ class Engine:
         *,
         originals: Mapping[str, Tensor],
         logs: Path,
+        message: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`originals` has, by their names in files, the original weights that are not in the model now."""
+        """`originals` has, by their names in files, the original weights that are not in the model now.
+
+        `message` hears of what is worth a line.
+        """
         run = recipe.run
         self.recipe = recipe
         self.model = model
         self.dataset = dataset
+        self.message = message
         self.accelerator = _accelerator(run, logs)
         self.modules = model.modules()
         self.total_steps = num_steps(len(dataset), run.batch_size, run.epochs)
         self.steps_per_epoch = len(dataset) / run.batch_size
         self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
-        self.progress = Progress()
+        self.progress = Progress(accumulate=run.accumulate)
         self.clock = Clock()
         self._check_batch()
         groups = parameter_groups(self.modules.named_parameters(), recipe.optim)
@@ -93,17 +105,39 @@ class Engine:
         )
         self.average = self._new_average()
 
-    def run(self, until: int, on_step: StepDone) -> None:
-        """Steps up to `until`; `on_step` hears of each. Raises VactkError when the loss is not finite."""
-        batches = iter(self._loader(range(self.progress.step, until)))
+    def run(self, until: int, on_step: StepDone, on_skip: StepSkipped) -> None:
+        """Steps up to `until`; `on_step` hears of each, `on_skip` before it of one that was left out.
+
+        Raises VactkError when the weights are not finite, or memory runs out.
+        """
+        batches = self._batches(until)
         self.task.train()
+        # of gradients of depthwise convolutions, whose layout differs in a dimension of size 1
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         while self.progress.step < until:
             started = time.perf_counter()
-            line = self._step(batches)
+            try:
+                line = self._step(batches, on_skip)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                line = None
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+            if line is None:  # outside of `except`, which holds on to the memory of the step
+                self._halve_pieces(reason)
+                batches = self._batches(until)
+                continue
             self.clock.steps_s += time.perf_counter() - started
             self.progress.step += 1
             self._update_average()
             on_step(self.progress.step, {**line, **self.clock.rates()})
+
+    def on_any(self, condition: bool) -> bool:
+        """Whether `condition` holds on any process: the same answer on all of them."""
+        if self.accelerator.num_processes == 1:
+            return condition
+        count = torch.tensor(float(condition), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(count, reduction="sum") > 0)
 
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on exactly: weights, optimiser, step, failed videos."""
@@ -112,6 +146,9 @@ class Engine:
         return {
             "step": self.progress.step,
             "failed": self.progress.failed,
+            "skipped": self.progress.skipped,
+            "skipped_in_a_row": self.progress.skipped_in_a_row,
+            "accumulate": self.progress.accumulate,
             "modules": {name: tensor for name, tensor in self.modules.state_dict().items() if name in names},
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -128,7 +165,13 @@ class Engine:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state(state["average"])
-        self.progress = Progress(step=state["step"], failed=dict(state["failed"]))
+        self.progress = Progress(
+            step=state["step"],
+            failed=dict(state["failed"]),
+            skipped=state.get("skipped", 0),
+            skipped_in_a_row=state.get("skipped_in_a_row", 0),
+            accumulate=max(state.get("accumulate", 1), self.recipe.run.accumulate),
+        )
 
     def track(self, step: int, values: dict[str, float]) -> None:
         """Send a line of metrics to the tracker that the recipe names."""
@@ -156,31 +199,35 @@ class Engine:
                 f"with accumulate={run.accumulate}"
             )
 
-    def _loader(self, steps: range) -> Any:
+    def _batches(self, until: int) -> Iterator[Batch]:
         run, accelerator = self.recipe.run, self.accelerator
         batches = TrainBatches(
             len(self.dataset),
             run.batch_size,
             seed=run.seed,
-            steps=steps,
+            steps=range(self.progress.step, until),
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            parts=run.accumulate,
+            parts=self.progress.accumulate,
         )
-        return train_loader(self.dataset, batches)
+        return iter(train_loader(self.dataset, batches))
 
-    def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimiser step. What is random in it depends on the seed, the step and the process alone."""
-        step, parts = self.progress.step, self.recipe.run.accumulate
-        torch.manual_seed(derive_seed(self.recipe.run.seed, step, self.accelerator.process_index))
+    def _step(self, batches: Iterator[Batch], on_skip: StepSkipped) -> dict[str, float]:
+        """One optimiser step. What is random in it depends on the seed, the step and the videos alone."""
+        step, parts = self.progress.step, self.progress.accumulate
+        torch.manual_seed(derive_seed(self.recipe.run.seed, step))
         optim = self.recipe.optim
         lr = peak_lr(optim, self.recipe.run.batch_size)
         lr *= schedule(step, self.total_steps, self.warmup_steps, optim.first, optim.last)
         set_lr(self.optimizer, lr)
         sums: dict[str, Tensor] = {}
+        places: list[int] = []
+        failures: list[Problem] = []
         alpha = self.recipe.interpolated.draw(derive_seed(self.recipe.run.seed, step))
         for part in range(parts):
             batch = self._next(batches)
+            places += batch.places.tolist()
+            failures += batch.failures
             values = {}
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
@@ -193,47 +240,103 @@ class Engine:
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in {**losses, **values}.items():
                 sums[name] = sums.get(name, 0) + value.detach() / parts
-        means = self.accelerator.reduce(sums, reduction="mean")
-        line = {name: float(value) for name, value in means.items()}
-        if not math.isfinite(line["loss"]):
-            raise VactkError(f"the loss is {line['loss']} at step {step + 1}; lower optim.lr or use fp32")
+        line = self._mean_over_processes({**sums, "failures": sums["loss"].new_tensor(float(len(failures)))})
+        if line.pop("failures"):
+            self._count_failures(failures)
         norm = self._clip_gradients()
-        self.optimizer.step()
+        about = {"lr": lr} if self.anchor is None else {"alpha": alpha, "lr": lr}
+        if self._is_sound(line["loss"], norm):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.progress.skipped_in_a_row = 0
+            return {**line, **about, "grad_norm": norm}
         self.optimizer.zero_grad()
-        drawn = {} if self.anchor is None else {"alpha": alpha}
-        return {**line, **drawn, "lr": lr, "grad_norm": norm}
+        self._check_weights(line["loss"])
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        everywhere = sorted(gather_object(places))
+        on_skip(
+            Skipped(step + 1, line["loss"], norm, everywhere, progress.skipped, progress.skipped_in_a_row)
+        )
+        return {**about, "skipped": progress.skipped}
+
+    def _is_sound(self, loss: float, norm: float) -> bool:
+        """Whether a step may be taken. A gradient scaler sees to gradients itself: it looks for its scale so."""
+        return math.isfinite(loss) and (self.accelerator.scaler is not None or math.isfinite(norm))
+
+    def _check_weights(self, loss: float) -> None:
+        """Nothing comes back from weights that are not finite, and saved states must not be lost to them."""
+        weights = (p for p in self.modules.parameters() if p.requires_grad)
+        if self.on_any(not all(bool(weight.isfinite().all()) for weight in weights)):
+            raise VactkError(
+                f"the loss is {loss} at step {self.progress.step + 1}, and so are weights; lower optim.lr or "
+                "use fp32"
+            )
+
+    def _mean_over_processes(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """One message between processes for all of a step's numbers."""
+        stacked = torch.stack([value.float() for value in values.values()])
+        means = self.accelerator.reduce(stacked, reduction="mean")
+        return dict(zip(values, means.tolist(), strict=True))
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         started = time.perf_counter()
         batch = next(batches)
         self.clock.waiting_s += time.perf_counter() - started
         self.clock.videos += len(batch.places) * self.accelerator.num_processes
-        if batch.failures:
-            self._count_failures(batch)
         return batch
 
-    def _count_failures(self, batch: Batch) -> None:
-        self.progress.failed.update({failure.place: failure.message for failure in batch.failures})
+    def _count_failures(self, failures: list[Problem]) -> None:
+        """Take in the failures of all processes, which all call this."""
+        failures = gather_object(failures)
+        self.progress.failed.update({failure.place: failure.message for failure in failures})
         share = len(self.progress.failed) / len(self.dataset)
         if share > self.recipe.run.max_failed:
             raise VactkError(
                 f"{len(self.progress.failed)} of {len(self.dataset)} training videos cannot be read, more than "
-                f"run.max_failed={self.recipe.run.max_failed}; the last: {batch.failures[-1].message}"
+                f"run.max_failed={self.recipe.run.max_failed}; the last: {failures[-1].message}"
             )
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.accelerator.device
-        if not len(batch.places):
-            # every video of this piece failed: no gradient, but the processes keep step
-            trained = [p for p in self.task.parameters() if p.requires_grad]
-            return {"loss": torch.stack([p.sum() * 0 for p in trained]).sum()}
-        video = batch.video[:, 0].to(device, non_blocking=True)  # one view: (B, T, 3, H, W)
+        if len(batch.places):
+            video = batch.video[:, 0]  # one view: (B, T, 3, H, W)
+        else:
+            size = self.dataset.picture.size
+            video = torch.zeros(1, self.recipe.data.num_frames, 3, size, size)
         about = (batch.labels, batch.places, batch.draws)
-        return self.task(video, *(x.to(device, non_blocking=True) for x in about))
+        return self.task(*(x.to(device, non_blocking=True) for x in (video, *about)))
 
     def _clip_gradients(self) -> float:
         limit = self.recipe.optim.clip_grad_norm or math.inf
         return float(self.accelerator.clip_grad_norm_(self.task.parameters(), limit))
+
+    def _halve_pieces(self, reason: str) -> None:
+        """Cut batches into twice as many pieces. Raises VactkError where that is not wanted or possible."""
+        run, world, pieces = self.recipe.run, self.accelerator.num_processes, self.progress.accumulate
+        num_videos = run.batch_size // (world * pieces)
+        self.optimizer.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not run.auto_accumulate or num_videos % 2:
+            advice = memory_advice(
+                pieces=pieces,
+                num_videos=num_videos,
+                checkpointing=run.gradient_checkpointing,
+                precision=self.accelerator.mixed_precision,
+            )
+            raise VactkError(
+                f"out of memory at step {self.progress.step + 1}, with {num_videos} videos at a time ({reason}); "
+                f"{advice}. Then go on with --resume"
+            )
+        if world > 1:  # the others wait in the middle of the step: only all together can begin anew
+            raise MorePiecesError(2 * pieces, f"out of memory at step {self.progress.step + 1} ({reason})")
+        self.progress.accumulate = 2 * pieces
+        self.message(
+            f"out of memory at step {self.progress.step + 1}: batches are cut into {2 * pieces} pieces of "
+            f"{num_videos // 2} videos from here on"
+        )
 
 
 def _accelerator(run: RunConfig, logs: Path) -> Accelerator:
@@ -248,7 +351,10 @@ def _accelerator(run: RunConfig, logs: Path) -> Accelerator:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that a step can end and be saved; the second interrupts at once."""
+    """An event that the first Ctrl-C sets, so that a step can end and be saved; the second interrupts at once.
+
+    SIGTERM does the same: it is how Slurm and other schedulers announce the end of a job's time.
+    """
     wanted = threading.Event()
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -259,8 +365,9 @@ def interruptible() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield wanted
         return
-    former = signal.signal(signal.SIGINT, on_interrupt)
+    former = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield wanted
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

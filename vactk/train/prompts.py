@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.models.text_tower import Prompts, TextTower
-from vactk.text.words import PromptMasker
+from vactk.text.words import Masked, PromptMasker
 
 
 class ClassPrompts(nn.Module):
@@ -60,17 +60,21 @@ class ClassPrompts(nn.Module):
 
 
 class MaskedPrompts:
-    """Prompts of a batch's classes with words masked, a new draw each time."""
+    """Prompts of a batch's classes with words masked, drawn for each video by its own seed."""
 
     def __init__(self, masker: PromptMasker, words: Sequence[str], templates: Sequence[str]) -> None:
         self.masker = masker
         self.prompts = [[template.format(word) for word in words] for template in templates]
 
-    def draw(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """labels (B,) -> tokens (B, L) and word labels (B, L) int64, cut at the longest prompt."""
-        template = int(torch.randint(len(self.prompts), ()))
-        masked = [self.masker.mask(self.prompts[template][label]) for label in labels.tolist()]
+    def draw(self, labels: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """labels (B,), B seeds -> tokens (B, L) and word labels (B, L) int64, cut at the longest prompt."""
+        masked = [self._mask(label, seed) for label, seed in zip(labels.tolist(), seeds, strict=True)]
         tokens = torch.stack([one.tokens for one in masked])
         longest = int(tokens.argmax(dim=1).max()) + 1
         word_labels = torch.stack([one.labels for one in masked])
         return tokens[:, :longest].to(labels.device), word_labels[:, :longest].to(labels.device)
+
+    def _mask(self, label: int, seed: int) -> Masked:
+        generator = torch.Generator().manual_seed(seed)
+        template = int(torch.randint(len(self.prompts), (), generator=generator))
+        return self.masker.mask(self.prompts[template][label], generator=generator)

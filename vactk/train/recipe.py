@@ -35,6 +35,9 @@ class RunConfig:
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     gradient_checkpointing: bool = False  # saves memory, costs a second forward pass
     max_failed: float = 0.1  # share of unreadable videos that stops the run
+    max_skipped: int = 20  # steps whose loss or gradient is not finite: left out, up to so many
+    auto_accumulate: bool = False  # where memory runs out, twice as many pieces; the batch stays what it is
+    deterministic: bool = False  # the same bits in every run on the same machine, at some cost on GPUs
 
     def __post_init__(self) -> None:
         if self.epochs <= 0 or self.batch_size < 1 or self.accumulate < 1 or self.eval_batch_size < 1:
@@ -45,6 +48,8 @@ class RunConfig:
             )
         if self.save_every <= 0 or self.log_every < 1:
             raise VactkError("save_every and log_every must be above 0")
+        if self.max_skipped < 0 or not 0 <= self.max_failed <= 1:
+            raise VactkError("max_skipped must be at least 0, and max_failed a share from 0 to 1")
         if self.seed < 0:
             raise VactkError(f"seed must be at least 0, got {self.seed}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from vactk import config as settings
@@ -18,8 +18,8 @@ from vactk.data.datasets import find_dataset
 from vactk.data.few_shot import draw_shots
 from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
-from vactk.errors import VactkError
-from vactk.evaluate.embed import class_embeddings, picture_of
+from vactk.errors import RestartError, VactkError
+from vactk.evaluate.embed import class_embeddings, picture_of, process_state
 from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.backbone import Backbone
@@ -29,9 +29,11 @@ from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts
 from vactk.train.engine import Engine, interruptible
+from vactk.train.health import Monitor, MorePiecesError, Skipped, deterministic
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
 from vactk.train.run_folder import RunFolder
+from vactk.train.run_record import describe_run
 from vactk.train.start import start_from
 from vactk.train.task import VideoTextTask, choose_trained
 from vactk.weights.atomic import write_text
@@ -65,6 +67,7 @@ class TrainResult:
     data_wait: float  # share of the training time spent waiting for videos
     metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}, "ensemble": {...}}, percentages
     failed: list[str]  # training videos that could not be read
+    skipped: int = 0  # steps that were left out because their loss or gradient was not finite
 
 
 class Interrupted(KeyboardInterrupt):
@@ -77,11 +80,19 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
     With `resume`, an unfinished run in `output` goes on exactly where its last saved state was, and a
     finished one returns its result. Raises VactkError, or Interrupted once the state is saved after Ctrl-C.
     """
-    folder = RunFolder(output, is_writer=PartialState(cpu=recipe.run.device == "cpu").is_main_process)
+    with deterministic(recipe.run.deterministic):
+        return _run(recipe, output, resume, reporter)
+
+
+def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> TrainResult:
+    state = process_state(recipe.run.device)
+    (chosen,) = broadcast_object_list([str(output)])  # a name with the time in it differs between processes
+    folder = RunFolder(Path(chosen), is_writer=state.is_main_process)
     folder.open(recipe, resume=resume)
-    if folder.result.exists():
+    finished = folder.finished()
+    if finished is not None:
         reporter.message(f"the run in '{output}' is finished")
-        return TrainResult(**json.loads(folder.result.read_text(encoding="utf-8")))
+        return TrainResult(**finished)
     dataset = find_dataset(recipe.dataset)
     root = Path(recipe.data_root) if recipe.data_root else None
     splits = {
@@ -126,7 +137,7 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
     model = new_model(recipe.model, heads)
     originals: dict[str, Tensor] = {}
     if recipe.start:
-        model, originals = start_from(Path(recipe.start), model)
+        model, originals = start_from(Path(recipe.start), model, originals=recipe.interpolated.weight > 0)
     model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
     choose_trained(model, task.towers)
     reporter.message(describe(model, videos))
@@ -137,6 +148,7 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
         VideoDataset(videos.records, recipe.data, picture_of(model), train=True, seed=recipe.run.seed),
         originals=originals,
         logs=folder.path / "logs",
+        message=reporter.message,
     )
     if engine.total_steps < FEW_STEPS:
         reporter.message(
@@ -146,7 +158,13 @@ def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Repor
     if state is not None:
         engine.load_state(state)
         reporter.message(f"going on from step {engine.progress.step} of {engine.total_steps}")
-    folder.cut_metrics(engine.progress.step)
+    if len(set(gather_object([engine.progress.step]))) > 1:
+        raise VactkError(
+            f"not all processes see the same states in '{folder.path}': --output must be on a disk that all "
+            "machines share"
+        )
+    folder.cut_lines(engine.progress.step)
+    folder.add_record(describe_run(recipe, engine.accelerator, from_step=engine.progress.step))
     return engine
 
 
@@ -231,24 +249,49 @@ def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, repor
     save_steps = max(1, round(run.save_every * engine.steps_per_epoch))
     eval_steps = max(1, round(run.eval_every * engine.steps_per_epoch)) if run.eval_every else 0
 
+    monitor = Monitor(reporter.message)
     with interruptible() as interrupted:
+
+        def on_skip(skipped: Skipped) -> None:
+            _report_skipped(engine, skipped, folder, reporter)
 
         def on_step(step: int, values: dict[str, float]) -> None:
             epoch = step / engine.steps_per_epoch
             last = step == engine.total_steps
             reporter.step(step, engine.total_steps, epoch, values)
+            monitor.see(step, values)
             if step % run.log_every == 0 or last:
                 engine.track(step, values)
                 folder.append_metrics({"step": step, "epoch": epoch, **values})
             if eval_steps and step % eval_steps == 0 and not last:
                 found = [_evaluate(engine, videos, reporter) for videos in splits.values()]
                 folder.append_metrics({"step": step, "epoch": epoch, "evaluation": _by_split(found)})
-            if step % save_steps == 0 or last or interrupted.is_set():
+            stop = engine.on_any(interrupted.is_set())
+            if step % save_steps == 0 or last or stop:
                 folder.save_state(step, engine.state())
-            if interrupted.is_set():
+            if stop:
                 raise Interrupted(f"stopped after step {step}; go on with the same command and --resume")
 
-        engine.run(engine.total_steps, on_step)
+        try:
+            engine.run(engine.total_steps, on_step, on_skip)
+        except MorePiecesError as error:
+            resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
+            raise RestartError(str(error), resumed) from error
+
+
+def _report_skipped(engine: Engine, skipped: Skipped, folder: RunFolder, reporter: Reporter) -> None:
+    """Keep which videos a step was left out for. Raises VactkError when that happened too often."""
+    videos = [str(engine.dataset.records[place].video) for place in skipped.places]
+    numbers = {"loss": str(skipped.loss), "grad_norm": str(skipped.grad_norm)}  # not finite: no JSON numbers
+    folder.append_skipped({"step": skipped.step, **numbers, "videos": videos})
+    allowed = engine.recipe.run.max_skipped
+    problem = skipped.problem(allowed)
+    what = f"step {skipped.step} is left out: its loss is {skipped.loss:.4g}, its gradient {skipped.grad_norm:.4g}"
+    if problem is not None:
+        raise VactkError(
+            f"{what}; {problem}: lower optim.lr, use fp32, or look at the videos in '{folder.skipped}'"
+        )
+    reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{folder.skipped}'")
 
 
 def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluation:
@@ -279,6 +322,7 @@ def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) ->
         data_wait=rates["data_wait"],
         metrics=_by_split(evaluations),
         failed=[engine.progress.failed[index] for index in sorted(engine.progress.failed)],
+        skipped=engine.progress.skipped,
     )
     if folder.is_writer:
         _save(engine, folder.checkpoint, {"averaged": engine.average.count if engine.average else 0})

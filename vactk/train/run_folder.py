@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -19,7 +20,7 @@ KEPT_STATES = 2  # the newest, and one to fall back on
 
 
 class RunFolder:
-    """A run's files. Everything but metrics.jsonl is written whole or not at all.
+    """A run's files. Everything but metrics.jsonl and skipped.jsonl is written whole or not at all.
 
     Of several processes, only the one with `is_writer` writes.
     """
@@ -31,6 +32,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"
         self.result = path / "result.json"
+        self.record = path / "run.json"
+        self.skipped = path / "skipped.jsonl"
         self.states = path / "states"
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
@@ -57,6 +60,15 @@ class RunFolder:
                 "resume it with the same ones, or choose another --output"
             )
 
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a run that has come to its end; None where it has not."""
+        try:
+            return dict(json.loads(self.result.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise VactkError(f"'{self.result}' is damaged: remove it, and --resume measures again") from error
+
     def save_state(self, step: int, state: dict[str, Any]) -> None:
         """The state after `step` steps; the states before the last two go."""
         if not self.is_writer:
@@ -80,29 +92,41 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""
+        self._append(self.metrics, line)
+
+    def append_skipped(self, line: dict[str, Any]) -> None:
+        """One more line of skipped.jsonl: a step that was left out, and its videos."""
+        self._append(self.skipped, line)
+
+    def cut_lines(self, step: int) -> None:
+        """Drop the lines after `step`, and what was cut short: those steps will be run again."""
+        if not self.is_writer:
+            return
+        for path in (self.metrics, self.skipped):
+            if path.exists():
+                lines = path.read_bytes().splitlines(keepends=True)
+                write_text(path, b"".join(line for line in lines if _is_up_to(line, step)).decode())
+
+    def add_record(self, piece: dict[str, Any]) -> None:
+        """One more piece of the run in run.json: what it was run with, each time that it was started."""
+        if not self.is_writer:
+            return
+        pieces: list[Any] = []
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged: begin anew
+            pieces = list(json.loads(self.record.read_text(encoding="utf-8"))["pieces"])
+        text = json.dumps({"pieces": [*pieces, piece]}, indent=1, ensure_ascii=False)
+        write_text(self.record, text + "\n")
+
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
         if not self.is_writer:
             return
         try:
-            with self.metrics.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise VactkError(
-                f"cannot write '{self.metrics}': {error.strerror}; free some space, then --resume"
+                f"cannot write '{path}': {error.strerror}; free some space, then --resume"
             ) from error
-
-    def cut_metrics(self, step: int) -> None:
-        """Drop the lines after `step`, and a last one that was cut short: those steps will be run again."""
-        if not self.is_writer or not self.metrics.exists():
-            return
-        kept = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if line["step"] <= step:
-                kept.append(text + "\n")
-        write_text(self.metrics, "".join(kept))
 
     def _state_files(self) -> list[Path]:
         if not self.states.is_dir():
@@ -110,13 +134,27 @@ class RunFolder:
         return sorted(path for path in self.states.iterdir() if re.fullmatch(r"step-\d{9}\.pt", path.name))
 
 
-# settings that may change between the pieces of a run, because they do not change its result
+def _is_up_to(line: bytes, step: int) -> bool:
+    """Whether a line of a log is whole, and of a step up to `step`."""
+    try:
+        values = json.loads(line)
+        return line.endswith(b"\n") and values["step"] <= step
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+# settings that may change between the pieces of a run, because they do not change its result; but the number
+# of pieces of a batch, which changes what a video is contrasted with, has to where memory runs out
 FREE = (
     "data.workers",
     "data.timeout_s",
     "data_root",
+    "run.accumulate",
+    "run.auto_accumulate",
     "run.device",
     "run.log_every",
+    "run.max_failed",
+    "run.max_skipped",
     "run.save_every",
     "run.tracker",
 )

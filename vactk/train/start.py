@@ -13,12 +13,14 @@ from vactk.models.checkpoint import VideoModel, added_tensors, initial_values
 from vactk.models.foreign import is_foreign, open_model
 
 
-def start_from(path: Path, model: VideoModel) -> tuple[VideoModel, dict[str, Tensor]]:
+def start_from(
+    path: Path, model: VideoModel, *, originals: bool = True
+) -> tuple[VideoModel, dict[str, Tensor]]:
     """Put a checkpoint's weights into `model`, heads where they are for the same classes or words.
 
-    Returns the model, and the original values of what CLIP and added modules have: CLIP's own as `model` came,
-    those of added modules as they were before the checkpoint was trained. Raises VactkError when the
-    checkpoint has modules that `model` has not.
+    Returns the model, and, where `originals` are asked for, the original values of what CLIP and added modules
+    have: CLIP's own as `model` came, those of added modules as they were before the checkpoint was trained.
+    Raises VactkError when the checkpoint has modules that `model` has not.
     """
     backbone = settings.to_dict(model.config.backbone)
     stated = backbone if is_foreign(path) else {"pretrained": backbone["pretrained"]}
@@ -36,8 +38,10 @@ def start_from(path: Path, model: VideoModel) -> tuple[VideoModel, dict[str, Ten
     if source.heads.vocabulary != model.heads.vocabulary:
         fits = {name: tensor for name, tensor in fits.items() if not name.startswith("word_head.decoder.")}
     initial = source.info.get("initial")
-    values, _ = initial_values(source.config, initial, added_tensors(theirs))
-    originals = {name: tensor.clone() for name, tensor in {**own, **fits, **values}.items() if name in own}
-    originals |= {name: tensor.clone() for name, tensor in own.items() if name.startswith("clip.")}
+    kept: dict[str, Tensor] = {}
+    if originals:
+        values, _ = initial_values(source.config, initial, added_tensors(theirs))
+        kept = {name: tensor.clone() for name, tensor in {**own, **fits, **values}.items() if name in own}
+        kept |= {name: tensor.clone() for name, tensor in own.items() if name.startswith("clip.")}
     model.modules().load_state_dict(fits, strict=False)
-    return dataclasses.replace(model, info={"initial": initial}), originals
+    return dataclasses.replace(model, info={"initial": initial}), kept

@@ -12,10 +12,21 @@ from torch import Tensor, nn
 
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel, part_of_clip
-from vactk.models.losses import contrastive_loss, cross_modal_loss, gather, masked_word_loss, pair_loss
+from vactk.models.losses import (
+    contrastive_loss,
+    cross_modal_loss,
+    gather,
+    masked_word_loss,
+    mean_cross_entropy,
+    mean_over_all,
+    pair_loss,
+)
 from vactk.models.pooling import pool_frames
+from vactk.text.words import IGNORED
 from vactk.train.descriptions import Described, DescriptionTexts
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
+
+DRAWS_STEPS = 2**24  # different values of a float32 in [0, 1) as torch draws them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +72,9 @@ class Outputs(NamedTuple):
     video: Tensor  # (B, E), as `pool_frames` makes it
     pooled: Tensor  # (B, D)
     labels: Tensor  # (B,) int64
-    class_text: Tensor | None  # (C, E), unit norm
+    seeds: list[int]  # of what is random about each video
     sample_text: Tensor | None  # (B, E), unit norm: of the videos' own classes
+    class_text: Tensor | None  # (C, E), unit norm
     word_logits: Tensor | None  # (B, L, V), for the masked prompts
     word_labels: Tensor | None  # (B, L) int64
     described: Described | None
@@ -100,18 +112,28 @@ class VideoTextTask(nn.Module):
         """Each loss, and "loss", their weighted sum: scalars.
 
         video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records, draws (B,) in
-        [0, 1): which of a video's descriptions, where there are any. Where words are masked, "word_accuracy"
-        (percent) and "num_masked_words" (per video) come with the losses.
+        [0, 1): what is random about each video: its description of several, its masked words, its dropout.
+        Where no video of this process could be read, `video` is one blank and B of the others 0: the process
+        takes part in all that is gathered, with no rows of its own. A loss that is not gathered is what
+        `mean_over_all` gives. Where words are masked, "word_accuracy" (percent) and "num_masked_words" (per
+        video) come with the losses.
         """
-        outputs = self._outputs(video, labels, places, draws)
+        draws = torch.rand(len(labels), device=labels.device) if draws is None else draws
+        if len(labels):
+            outputs = self._outputs(video, labels, places, draws)
+        else:
+            outputs = without_rows(self._outputs(video, *(x.new_zeros(1) for x in (labels, places, draws))))
         values = {name: LOSSES[name](self, outputs) for name in self.weights}
         total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
         found = {"loss": total, **values}
         if outputs.word_logits is None or outputs.word_labels is None:
             return found
-        return {**found, **word_metrics(outputs.word_logits, outputs.word_labels)}
+        return {**found, **word_metrics(outputs.word_logits, outputs.word_labels, len(outputs.labels))}
 
-    def _outputs(self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor | None) -> Outputs:
+    def _outputs(self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor) -> Outputs:
+        seeds = (draws * DRAWS_STEPS).long().tolist()
+        # drawn first: what is read off the labels would later wait for the vision tower
+        drawn = None if self.masked is None else self.masked.draw(labels, seeds)
         features = self.clip.video_features(video)
         class_text = sample_text = word_logits = word_labels = None
         contrastive = "contrastive" in self.weights
@@ -119,8 +141,8 @@ class VideoTextTask(nn.Module):
         if "cross_modal" in self.weights or (contrastive and not masked_contrastive):
             class_text = self.prompts(self.clip.text)
             sample_text = class_text[labels]
-        if self.masked is not None:
-            tokens, word_labels = self.masked.draw(labels)
+        if drawn is not None:
+            tokens, word_labels = drawn
             text = self.clip.text
             through = text.hidden(tokens)
             assert self.word_head is not None
@@ -129,12 +151,12 @@ class VideoTextTask(nn.Module):
                 sample_text = F.normalize(text.pool(through), dim=-1)
         described = None
         if self.descriptions is not None and "descriptions" in self.weights:
-            assert draws is not None
             described = self.descriptions(self.clip.text, places, draws)
         return Outputs(
             video=pool_frames(features.frames, self.similarity),
             pooled=features.pooled,
             labels=labels,
+            seeds=seeds,
             class_text=class_text,
             sample_text=sample_text,
             word_logits=word_logits,
@@ -143,13 +165,29 @@ class VideoTextTask(nn.Module):
         )
 
 
+def without_rows(outputs: Outputs) -> Outputs:
+    """The same work, and so the same gradients to wait for, without any video."""
+    text, words, described = outputs.sample_text, outputs.word_labels, outputs.described
+    return outputs._replace(
+        video=outputs.video[:0],
+        pooled=outputs.pooled[:0],
+        labels=outputs.labels[:0],
+        seeds=[],
+        sample_text=None if text is None else text[:0],
+        word_labels=None if words is None else torch.full_like(words, IGNORED),
+        described=None if described is None else Described(described.text[:0], described.known[:0]),
+    )
+
+
 @torch.no_grad()
-def word_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def word_metrics(logits: Tensor, labels: Tensor, num_videos: int) -> dict[str, Tensor]:
     """How many of the masked tokens got the right word, in percent, and how many were masked per video."""
     masked = labels >= 0
     right = (logits.argmax(dim=-1) == labels) & masked
-    accuracy = 100 * right.sum() / masked.sum().clamp(min=1)
-    return {"word_accuracy": accuracy, "num_masked_words": masked.sum() / len(labels)}
+    return {
+        "word_accuracy": mean_over_all(100 * right.sum(), masked.sum()),
+        "num_masked_words": mean_over_all(masked.sum(), torch.tensor(num_videos, device=labels.device)),
+    }
 
 
 def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
@@ -188,14 +226,14 @@ def _masked_words(task: VideoTextTask, outputs: Outputs) -> Tensor:
 
 def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert task.class_head is not None
-    return F.cross_entropy(task.class_head(outputs.pooled), outputs.labels)
+    return mean_cross_entropy(task.class_head(outputs.pooled, outputs.seeds), outputs.labels)
 
 
 def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert outputs.described is not None
     parts = (outputs.video, outputs.described.text, outputs.described.known)
     video, text, known = (gather(part) for part in parts)
-    return pair_loss(video[known], text[known], task.clip.logit_scale) if known.any() else video.sum() * 0
+    return pair_loss(video[known], text[known], task.clip.logit_scale)
 
 
 LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {

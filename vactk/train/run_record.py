@@ -1,0 +1,92 @@
+"""What a run was made with: enough to make it again, and to see why another machine's run differs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+import vactk
+from vactk.train.recipe import Recipe
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "av",
+    "decord",
+)
+GIT_S = 10.0  # seconds to wait for git: a repository on a sleeping network disk must not hold up the run
+
+
+def describe_run(recipe: Recipe, accelerator: Accelerator, *, from_step: int) -> dict[str, Any]:
+    """One piece of a run, as run.json lists it: from its start or from where it went on."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "from_step": from_step,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "folder": str(Path.cwd()),
+        "seed": recipe.run.seed,
+        "deterministic": recipe.run.deterministic,
+        "processes": accelerator.num_processes,
+        "distributed": str(accelerator.distributed_type).rpartition(".")[2],
+        "device": accelerator.device.type,
+        "precision": accelerator.mixed_precision,
+        "versions": versions(),
+        "git": git_state(Path(vactk.__file__).parent),
+        "machine": machine(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Of vactk, Python and what results depend on; None for what is not installed."""
+    found: dict[str, str | None] = {"vactk": vactk.__version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    found["cuda"] = torch.version.cuda
+    return found
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit that `folder` is at, and whether files differ from it; None where it is in no repository."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": bool(changed)}
+
+
+def machine() -> dict[str, Any]:
+    """The computer of this process."""
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def _git(folder: Path, *args: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=GIT_S
+    )
+    return done.stdout.strip()

@@ -10,7 +10,7 @@ from vactk.data.benchmarks import ALIASES
 from vactk.data.datasets import DATASETS, find_dataset
 from vactk.data.records import Record, VideoSet
 from vactk.data.tree import Tree
-from vactk.errors import VactkError
+from vactk.errors import VactkError, unknown
 from vactk.retrieval.store import FileState, Item
 from vactk.video.container import is_video_name
 
@@ -42,6 +42,8 @@ def read_source(
         return _folder(path)
     if split is None and path.is_file() and is_video_name(path):
         return _of_records(f"file {path.resolve()}", [Record(video=path.resolve())], [""])
+    if not path.exists() and len(path.parts) == 1:
+        raise VactkError(f"{unknown(what, DATASETS, 'dataset')}; nor is there a folder or a list '{what}'")
     return of_videos(load_videos(what, split, root, progress))
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.data import trees
+from tests.video.conftest import write_video
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
@@ -62,6 +63,17 @@ def index(folder, tmp_path):
     index = tmp_path / "index"
     answer("--index", index, "--add", folder, "--backbone", "toy", "--workers", 0)
     return index
+
+
+@pytest.fixture(scope="module")
+def lasting_index(tmp_path_factory):
+    """An index of one video that no test changes."""
+    folder = tmp_path_factory.mktemp("lasting")
+    (folder / "clips").mkdir()
+    write_video(folder / "clips" / "one.mp4")
+    options = ("--index", folder / "index", "--add", folder / "clips", "--backbone", "toy", "--workers", 0)
+    answer(*options)
+    return folder / "index"
 
 
 def test_a_folder_is_indexed_and_searched_by_text_alone(folder, tmp_path):
@@ -228,10 +240,12 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
         (["--index", "INDEX", "--query", "x", "--templates", "no {braces} here"], "a template has one {}"),
     ],
 )
-def test_mistakes_are_named(args, message, index, tmp_path):
+def test_mistakes_are_named(args, message, lasting_index, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "clips").mkdir()
+    shutil.copy(lasting_index.parent / "clips" / "one.mp4", tmp_path / "clips")
     (tmp_path / "blank.txt").write_text("\n \n")
-    assert message in fails(*[str(index) if arg == "INDEX" else arg for arg in args])
+    assert message in fails(*[str(lasting_index) if arg == "INDEX" else arg for arg in args])
 
 
 def test_when_no_file_can_be_read_the_command_fails(tmp_path):

@@ -35,7 +35,7 @@ def finish(store):
 
 @pytest.mark.parametrize("block", [1, 3, 1000])
 def test_search_equals_sorting_all_products(monkeypatch, tmp_path, block):
-    monkeypatch.setattr(shards, "BLOCK_ROWS", block)
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 16 * block)
     monkeypatch.setattr(shards, "SCAN_ROWS", 2 * block)
     monkeypatch.setattr(shards, "QUERIES_AT_ONCE", 2)
     vectors = torch.randint(-2, 3, (25, 4), generator=torch.Generator().manual_seed(0)).half()  # ties

@@ -22,7 +22,7 @@ PICTURE = Picture(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 SECONDS = st.floats(0.1, 500.0)
 
 
-@given(SECONDS, SECONDS, st.floats(0.1, 1.0))
+@given(SECONDS, st.floats(5.0, 100.0), st.floats(0.2, 1.0))
 def test_windows_cover_every_moment_once_the_stride_allows(duration_s, length_s, share):
     config = WindowConfig(length_s=length_s, stride_s=length_s * share)
     spans = [config.span(number, duration_s) for number in range(config.count(duration_s))]

@@ -30,6 +30,7 @@ RECALL_AT = 10
 PROBES = 200  # queries that recall is measured with
 TRAINED_ON = 64  # vectors for each cluster
 SCORED_AGAIN = 4  # candidates for each hit
+READ_AT_MOST = 1 / 8  # of the clusters: where more are needed, a scan of all entries is as quick
 NEW_CLUSTERS_FROM = 1.5  # growth since the clusters were made, above which they are made anew
 INDEX, STATE = "approximate.faiss", "approximate.json"
 
@@ -98,14 +99,20 @@ def build(
         message(f"{entries:,} entries: searches would be quicker with pip install 'vactk[faiss]'")
         wanted = False
     if not wanted or not entries:
-        for name in (INDEX, STATE):
-            (folder / name).unlink(missing_ok=True)
+        _remove(folder)
         return
     state, fingerprint = _read_state(folder), _fingerprint(shards)
     if state.get("entries") == fingerprint:
         return
     index = _updated(folder, state, shards, entries) or _new(shards, entries)
     recall = _tune(index, shards, probes[:PROBES])
+    if method == "auto" and index.nprobe > READ_AT_MOST * index.nlist:
+        message(
+            f"approximate search would have to read {index.nprobe} of {index.nlist} clusters for a recall of "
+            f"{recall:.2f}: exact search is kept (--search approximate keeps the other)"
+        )
+        _remove(folder)
+        return
     with atomic_path(folder / INDEX) as temporary:
         _faiss().write_index(index, str(temporary))
     trained = state["trained"] if index.ntotal and state.get("clusters") == index.nlist else entries
@@ -120,6 +127,11 @@ def build(
         f"approximate search over {entries:,} entries: {index.nprobe} of {index.nlist} clusters are read, "
         f"recall@{RECALL_AT} {recall:.3f} against exact search"
     )
+
+
+def _remove(folder: Path) -> None:
+    for name in (INDEX, STATE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _new(shards: Sequence[Shard], entries: int) -> Any:

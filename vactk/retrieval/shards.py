@@ -16,7 +16,9 @@ from vactk.errors import VactkError
 from vactk.retrieval.store import Found
 from vactk.weights.files import save_tensors, unreadable
 
-BLOCK_ROWS = 1024  # that are widened to float32 at a time: they stay in the processor's cache
+BLOCK_BYTES = (
+    2 * 2**20
+)  # of vectors that are widened to float32 at a time: they stay in the processor's cache
 SCAN_ROWS = 65_536  # whose scores are kept before the best are chosen
 QUERIES_AT_ONCE = 64
 
@@ -99,9 +101,10 @@ def _nearest(
 def _scores(queries: Tensor, vectors: Tensor) -> Tensor:
     """(Q, E) float32, (N, E) float16 -> (Q, N) float32"""
     scores = torch.empty(len(queries), len(vectors))
-    wide = torch.empty(min(BLOCK_ROWS, len(vectors)), vectors.shape[1])
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        rows = vectors[start : start + BLOCK_ROWS]
+    size = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+    wide = torch.empty(min(size, len(vectors)), vectors.shape[1])
+    for start in range(0, len(vectors), size):
+        rows = vectors[start : start + size]
         block = wide[: len(rows)].copy_(rows)
         torch.mm(queries, block.T, out=scores[:, start : start + len(rows)])
     return scores

@@ -11,9 +11,10 @@ from typer.core import TyperGroup
 
 import vactk
 from vactk.cli.data import data_app
+from vactk.cli.export import export
 from vactk.cli.interpolate import interpolate
 from vactk.cli.train import finetune, train
-from vactk.cli.upcoming import export, retrieve
+from vactk.cli.upcoming import retrieve
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
 
@@ -71,4 +72,4 @@ app.add_typer(data_app, name="data", rich_help_panel="Use")
 UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
 app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(retrieve)
-app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(export)
+app.command(rich_help_panel="Use")(export)

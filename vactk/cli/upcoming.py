@@ -16,10 +16,5 @@ def retrieve(ctx: typer.Context, json: options.Json = False) -> None:
     _refuse(ctx)
 
 
-def export(ctx: typer.Context, json: options.Json = False) -> None:
-    """Not available yet. Will write ONNX, torch.export and open_clip files, checked against the model."""
-    _refuse(ctx)
-
-
 def _refuse(ctx: typer.Context) -> NoReturn:
     raise VactkError(f"'vactk {ctx.info_name}' is not available yet in vactk {vactk.__version__}")

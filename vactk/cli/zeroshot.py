@@ -218,7 +218,7 @@ def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, An
 
 
 def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
-    labels = _read_labels(given) if given is not None else ()
+    labels = read_labels(given) if given is not None else ()
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
@@ -308,7 +308,7 @@ def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
     return build(Recipe, merge(own, {**overrides, "model": {}}))
 
 
-def _read_labels(text: str) -> tuple[str, ...]:
+def read_labels(text: str) -> tuple[str, ...]:
     """Labels from "a,b,c" or from the lines of a file."""
     file = Path(text)
     parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")

@@ -310,8 +310,7 @@ def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
 
 def read_labels(text: str) -> tuple[str, ...]:
     """Labels from "a,b,c" or from the lines of a file."""
-    file = Path(text)
-    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    parts = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else text.split(",")
     labels = [part.strip() for part in parts]
     if not any(labels):
         raise VactkError(
@@ -325,6 +324,13 @@ def read_labels(text: str) -> tuple[str, ...]:
             raise VactkError(f"--labels holds '{label}' twice")
         seen.add(label.lower())
     return tuple(labels)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path: many labels
+        return False
 
 
 def _walk(paths: list[Path]) -> list[Path]:

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vactk.models.attention import merge, project
+from vactk.models.attention import attend, merge, project
 from vactk.models.frame_attention import NeighbourAttention
 from vactk.models.heads import ClassHead
 from vactk.models.pooling import Similarity, pool_frames
 from vactk.models.temporal import AdapterBlock, TEDAdapter
-from vactk.models.text_tower import TextTower
+from vactk.models.text_tower import Prompts, TextBlock, TextTower
 from vactk.models.video_clip import VideoCLIP
 
 
@@ -97,23 +97,38 @@ class TextEncoder(nn.Module):
         """tokens (B, L) int64 -> (B, E); where the tower is causal, L need only hold the longest text."""
         if not self.is_causal:
             return F.normalize(cast(Any, self.clip).encode_text(tokens), dim=-1)
-        tower = TextTower(self._cut(tokens), self.added)
+        tower = _ExportedTextTower(self._cut(tokens), self.added)
         return F.normalize(tower.pool(tower.finish(tower.start(tokens))), dim=-1)
 
     def _cut(self, tokens: Tensor) -> Any:
         """The tower at the length of `tokens`; slices of its own would tie the graph to lengths below the whole."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        position = self.positional_embedding[places]
-        later = places > places[:, None]  # (L, L)
         return SimpleNamespace(
             token_embedding=self.token_embedding,
             transformer=self.transformer,
             ln_final=self.ln_final,
             text_projection=self.text_projection,
-            positional_embedding=position,
-            attn_mask=torch.where(later, float("-inf"), 0.0),
+            positional_embedding=self.positional_embedding[places],
+            attn_mask=places <= places[:, None],  # (L, L), true where a token may look
             text_pool_type="argmax",
         )
+
+
+class _ExportedTextTower(TextTower):
+    """TextTower with attention on batch-first tensors, and a mask that is true where a token may look.
+
+    nn.MultiheadAttention turns tensors first, which ONNX Runtime 1.31 does not survive in float16.
+    """
+
+    def _attend(self, prompts: Prompts, keep_all: bool) -> Prompts:
+        block: Any = self.blocks[prompts.block]
+        is_last = prompts.block == len(self.blocks) - 1
+        if is_last and not keep_all and isinstance(block.attn, nn.MultiheadAttention):
+            return super()._attend(prompts, keep_all)
+        x = cast(TextBlock, self.added[prompts.block]).pre_attn(prompts.hidden)
+        normed = block.ln_1(x)
+        x = x + block.ls_1(attend(block, normed, normed, mask=self.tower.attn_mask))
+        return Prompts(x, prompts.end, prompts.block, True)
 
 
 class Classifier(nn.Module):

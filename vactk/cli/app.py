@@ -12,10 +12,10 @@ from typer.core import TyperGroup
 import vactk
 from vactk.cli import launch
 from vactk.cli.data import data_app
+from vactk.cli.export import export
 from vactk.cli.interpolate import interpolate
 from vactk.cli.retrieve import retrieve
 from vactk.cli.train import finetune, train
-from vactk.cli.upcoming import export
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
 
@@ -72,7 +72,6 @@ app.command("train", rich_help_panel="Train")(train)
 app.command("finetune", rich_help_panel="Train")(finetune)
 app.command(rich_help_panel="Use")(zeroshot)
 app.add_typer(data_app, name="data", rich_help_panel="Use")
-UPCOMING_SETTINGS = {"ignore_unknown_options": True, "allow_extra_args": True}
 app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use")(retrieve)
-app.command(rich_help_panel="Use", context_settings=UPCOMING_SETTINGS)(export)
+app.command(rich_help_panel="Use")(export)

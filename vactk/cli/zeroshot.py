@@ -224,7 +224,7 @@ def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, An
 
 
 def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
-    labels = _read_labels(given) if given is not None else ()
+    labels = read_labels(given) if given is not None else ()
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
@@ -289,10 +289,9 @@ def _check_answer(by: str, scores: Scores) -> None:
         )
 
 
-def _read_labels(text: str) -> tuple[str, ...]:
+def read_labels(text: str) -> tuple[str, ...]:
     """Labels from "a,b,c" or from the lines of a file."""
-    file = Path(text)
-    parts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split(",")
+    parts = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else text.split(",")
     labels = [part.strip() for part in parts]
     if not any(labels):
         raise VactkError(
@@ -306,6 +305,13 @@ def _read_labels(text: str) -> tuple[str, ...]:
             raise VactkError(f"--labels holds '{label}' twice")
         seen.add(label.lower())
     return tuple(labels)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a path: many labels
+        return False
 
 
 def _walk(paths: list[Path]) -> list[Path]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from vactk.errors import VactkError, nearest, unknown
 from vactk.models import toy
 from vactk.text.descriptions import shorten
 from vactk.weights.files import load_exactly
+from vactk.weights.folders import is_weights_folder, open_weights_folder
 from vactk.weights.foreign import read_state_dict
+from vactk.weights.huggingface import read_architecture, rename_huggingface
 
 # isort: split
 import open_clip
@@ -34,7 +36,7 @@ OPENAI_ENTRIES = {
 class BackboneConfig:
     """Which image CLIP to start from."""
 
-    name: str = "ViT-B-16"  # an open_clip name, `toy`, or a weights file in OpenAI's layout
+    name: str = "ViT-B-16"  # an open_clip name, `toy`, a weights file in OpenAI's layout, or a folder
     pretrained: str = ""  # a tag of open_clip, a weights file, `none`; empty: the name's usual weights
     quick_gelu: bool | None = None  # the activation; null: as the weights were trained
 
@@ -49,6 +51,7 @@ class Backbone:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     config: BackboneConfig  # every choice resolved: what `load_backbone` needs to make an equal one
+    architecture: Mapping[str, Any] = field(default_factory=dict)  # open_clip's model configuration
 
     def shorten(self, texts: Iterable[str]) -> list[str]:
         """Texts cut at the end of a sentence, or of a word, to what the text tower reads of them."""
@@ -66,6 +69,8 @@ def load_backbone(config: BackboneConfig, *, weights: bool = True) -> Backbone:
     """
     if config.name == TOY:
         return _load_toy(config, weights)
+    if is_weights_folder(Path(config.name)):
+        return _load_folder(config, weights)
     if Path(config.name).suffix or Path(config.name).exists():
         return _load_file(config, weights)
     return _load_named(config, weights)
@@ -86,6 +91,7 @@ def _load_toy(config: BackboneConfig, weights: bool) -> Backbone:
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
         config=BackboneConfig(name=TOY, pretrained=TOY, quick_gelu=False),
+        architecture=cfg["model_cfg"],
     )
 
 
@@ -113,7 +119,59 @@ def _load_named(config: BackboneConfig, weights: bool) -> Backbone:
         mean=tuple(tag_cfg.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(tag_cfg.get("std") or open_clip.OPENAI_DATASET_STD),
         config=BackboneConfig(name=name, pretrained=pretrained, quick_gelu=quick_gelu),
+        architecture={**cfg, "quick_gelu": quick_gelu},
     )
+
+
+def _load_folder(config: BackboneConfig, weights: bool) -> Backbone:
+    """A CLIP of open_clip's or Hugging Face's, with its configuration beside its weights."""
+    path = Path(config.name)
+    if config.pretrained:
+        raise VactkError(f"'{path}' holds weights already, got --pretrained '{config.pretrained}' as well")
+    folder = open_weights_folder(path)
+    try:
+        cfg, quick_gelu = FOLDERS[folder.kind](folder.config)
+        _refuse_other_towers(cfg, config.name)
+        quick_gelu = quick_gelu if config.quick_gelu is None else config.quick_gelu
+        clip = _build(cfg, quick_gelu=quick_gelu)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise VactkError(
+            f"the configuration in '{path}' is not one of a CLIP that vactk knows: {error}"
+        ) from error
+    except VactkError as error:
+        raise VactkError(f"'{path}' cannot be read: {error}") from error
+    if weights:
+        tensors = folder.read()
+        if folder.kind != "open_clip":
+            renamed = rename_huggingface(tensors)
+            tensors = {n.removeprefix("clip."): t for n, t in renamed.items() if n.startswith("clip.")}
+        _load_renamed(clip, tensors, f"'{path}'")
+    shown = folder.preprocessing
+    return Backbone(
+        clip=clip,
+        tokenize=open_clip.get_tokenizer(f"local-dir:{path}")
+        if folder.kind == "open_clip"
+        else open_clip.SimpleTokenizer(context_length=clip.context_length),
+        image_size=_image_size(clip, str(path)),
+        mean=tuple(shown.get("mean") or shown.get("image_mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(shown.get("std") or shown.get("image_std") or open_clip.OPENAI_DATASET_STD),
+        config=BackboneConfig(name=str(path), quick_gelu=quick_gelu),
+        architecture={**cfg, "quick_gelu": quick_gelu},
+    )
+
+
+def load_with_open_clip(path: Path) -> nn.Module:
+    """The CLIP of a folder by open_clip's own loader, in evaluation mode: what its users will get."""
+    with _quiet():
+        return open_clip.create_model(f"local-dir:{path}").eval()
+
+
+def _open_clip_architecture(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    cfg = dict(config["model_cfg"])
+    return cfg, bool(cfg.get("quick_gelu", False))
+
+
+FOLDERS = {"open_clip": _open_clip_architecture, "clip": read_architecture, "xclip": read_architecture}
 
 
 def _load_file(config: BackboneConfig, weights: bool) -> Backbone:
@@ -143,6 +201,7 @@ def _load_file(config: BackboneConfig, weights: bool) -> Backbone:
         mean=open_clip.OPENAI_DATASET_MEAN,
         std=open_clip.OPENAI_DATASET_STD,
         config=BackboneConfig(name=str(path), quick_gelu=quick_gelu),
+        architecture={**cfg, "quick_gelu": quick_gelu},
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,13 +28,16 @@ from vactk.models.checkpoint import (
     unnamed,
 )
 from vactk.models.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
-from vactk.models.temporal import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
+from vactk.models.plain import fill, is_plain, load_folder, load_plain
+from vactk.models.temporal import FrameAdapterConfig, NoTemporal, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal_table import TemporalConfig
 from vactk.models.text_tower import TextAdapterConfig, TextTower
-from vactk.weights.files import load_exactly
+from vactk.weights.files import has_metadata
+from vactk.weights.folders import is_weights_folder
 from vactk.weights.foreign import read_state_dict
 from vactk.weights.m2clip import is_m2clip, rename_m2clip
-from vactk.weights.openvclip import is_openvclip, rename_openvclip
+from vactk.weights.openvclip import is_froster, is_openvclip, rename_openvclip
+from vactk.weights.vificlip import ABSENT, CLASS_PROMPTS, is_vificlip, rename_vificlip
 
 # the test protocol of Open-VCLIP's release, in the words of a recipe
 OPENVCLIP_RECIPE = {
@@ -52,6 +56,8 @@ M2CLIP_RECIPE = {
         "transform": {"eval_crops": 4},
     },
 }
+# the test protocol of ViFi-CLIP's release
+VIFICLIP_RECIPE = {"templates": "plain", "data": {"num_frames": 32}}
 PLACES: tuple[Literal["pre_attn", "pre_mlp"], ...] = ("pre_attn", "pre_mlp")
 
 
@@ -65,7 +71,7 @@ class ForeignKind:
 
 
 def open_model(path: Path, stated: Mapping[str, Any] | None = None) -> VideoModel:
-    """The model of a vactk checkpoint, a run folder, or another project's video checkpoint, on the CPU.
+    """The model of a vactk checkpoint, a run folder, or another project's checkpoint, on the CPU.
 
     `stated` holds settings of ModelConfig: of another project's file the `backbone` and the `temporal` module,
     of vactk's own, which say both, no more than `backbone.pretrained`, where its frozen weights now lie. Raises
@@ -100,27 +106,36 @@ def _stated_weights(stated: Mapping[str, Any]) -> str:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is for `load_foreign`: vactk's own checkpoints are .safetensors files."""
-    return path.is_file() and path.suffix != ".safetensors"
+    """Whether a file or folder is for `load_foreign`, and not one of vactk's own."""
+    if path.is_dir():
+        own = path / "model.safetensors"
+        return is_weights_folder(path) and not (own.is_file() and has_metadata(own))
+    return path.is_file() and not (path.suffix == ".safetensors" and has_metadata(path))
 
 
 def load_foreign(
     path: Path, backbone: BackboneConfig | None = None, temporal: TemporalConfig | None = None
 ) -> VideoModel:
-    """The model of another project's video checkpoint, in evaluation mode on the CPU.
+    """The model of another project's checkpoint, in evaluation mode on the CPU.
 
-    Without `backbone`, the architecture is read off the tensors where they hold a whole CLIP; without
-    `temporal`, it is as the project published it. Raises VactkError when the file is damaged, of no known
-    kind, or does not fit the two.
+    A video checkpoint, or a plain CLIP: OpenAI's archives, open_clip's files and folders, Hugging Face's
+    folders. Without `backbone`, the architecture is read off the tensors, or the folder's configuration, where
+    these tell it; without `temporal`, it is as the project published it. `info["import"]` says what of the
+    file was mapped, missing and left over. Raises VactkError when the file is damaged, of no known kind, or
+    does not fit the two.
     """
+    if path.is_dir():
+        return load_folder(path, backbone, temporal)
     tensors = read_state_dict(path)
     for kind in FOREIGN.values():
         if kind.recognise(tensors):
             return kind.load(path, tensors, backbone, temporal)
+    if is_plain(tensors):
+        return load_plain(path, tensors, backbone, temporal)
     known = ", ".join(kind.title for kind in FOREIGN.values())
     raise VactkError(
-        f"'{path}' is not a video checkpoint that vactk knows ({known}, and its own .safetensors); "
-        "weights of a plain CLIP go to --pretrained or --backbone"
+        f"'{path}' is no checkpoint that vactk knows: {known}, a plain CLIP of OpenAI's or open_clip's, "
+        "or its own .safetensors"
     )
 
 
@@ -129,17 +144,50 @@ def _load_openvclip(
     tensors: dict[str, Tensor],
     backbone: BackboneConfig | None,
     temporal: TemporalConfig | None,
+    *,
+    title: str = "Open-VCLIP",
+    recipe: Mapping[str, Any] = OPENVCLIP_RECIPE,
 ) -> VideoModel:
-    tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    clip = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
     if backbone is None:  # OpenAI's CLIPs, which Open-VCLIP starts from, have quick_gelu
-        backbone = named_config(tensors, quick_gelu=True) or BackboneConfig(name=str(path), quick_gelu=True)
+        backbone = named_config(clip, quick_gelu=True) or BackboneConfig(name=str(path), quick_gelu=True)
     config = ModelConfig(
-        backbone=backbone, temporal=temporal or _openvclip_attention(tensors), similarity="frames"
+        backbone=backbone, temporal=temporal or _openvclip_attention(clip), similarity="frames"
     )
     model = new_model(config, weights=False)
-    renamed = {name: tensor.float() for name, tensor in rename_openvclip(tensors).items()}
-    load_exactly(model.modules(), renamed, may_lack=set(), source=f"'{path}'")
-    info = {"recipe": OPENVCLIP_RECIPE, "parents": [{"path": str(path), "kind": "Open-VCLIP"}]}
+    report = fill(model, path, title, tensors, rename_openvclip)
+    info = {"recipe": recipe, "parents": [{"path": str(path), "kind": title}], **report}
+    return dataclasses.replace(model, info=info)
+
+
+def _load_froster(
+    path: Path,
+    tensors: dict[str, Tensor],
+    backbone: BackboneConfig | None,
+    temporal: TemporalConfig | None,
+) -> VideoModel:
+    recipe = {**OPENVCLIP_RECIPE, "templates": "froster"}
+    return _load_openvclip(path, tensors, backbone, temporal, title="FROSTER", recipe=recipe)
+
+
+def _load_vificlip(
+    path: Path,
+    tensors: dict[str, Tensor],
+    backbone: BackboneConfig | None,
+    temporal: TemporalConfig | None,
+) -> VideoModel:
+    if backbone is None:
+        raise VactkError(
+            f"'{path}' holds ViFi-CLIP's towers without CLIP's token embedding: name that CLIP with --backbone, "
+            "such as --backbone ViT-B-16"
+        )
+    model = new_model(ModelConfig(backbone=backbone, temporal=temporal or NoTemporal()))
+
+    def knows(name: str) -> bool:
+        return name in CLASS_PROMPTS
+
+    report = fill(model, path, "ViFi-CLIP", tensors, rename_vificlip, may_lack=set(ABSENT), known=knows)
+    info = {"recipe": VIFICLIP_RECIPE, "parents": [{"path": str(path), "kind": "ViFi-CLIP"}], **report}
     return dataclasses.replace(model, info=info)
 
 
@@ -166,12 +214,12 @@ def _load_m2clip(
         raise VactkError(f"'{path}' shows its own temporal module, TED-Adapters: leave out --temporal")
     clip = load_backbone(backbone, weights=False).clip
     num_text_blocks = len(TextTower(clip, nn.ModuleList()).blocks)
-    own = {name: tensor.float() for name, tensor in rename_m2clip(tensors, num_text_blocks).items()}
+    rename = partial(rename_m2clip, num_text_blocks=num_text_blocks)
+    own = rename(tensors)
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
-    modules = model.modules()
-    clip_names = {name for name in modules.state_dict() if name.startswith("clip.")}
-    load_exactly(modules, own, may_lack=clip_names, source=f"'{path}'")
-    info = {"recipe": M2CLIP_RECIPE, "parents": [{"path": str(path), "kind": "M2-CLIP"}]}
+    clip_names = {name for name in model.modules().state_dict() if name.startswith("clip.")}
+    report = fill(model, path, "M2-CLIP", tensors, rename, may_lack=clip_names)
+    info = {"recipe": M2CLIP_RECIPE, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}
     return dataclasses.replace(model, info=info)
 
 
@@ -219,5 +267,7 @@ def _m2clip_heads(own: Mapping[str, Tensor]) -> Heads:
 
 FOREIGN = {
     "m2clip": ForeignKind("M2-CLIP", is_m2clip, _load_m2clip),
+    "vificlip": ForeignKind("ViFi-CLIP", is_vificlip, _load_vificlip),
+    "froster": ForeignKind("FROSTER", is_froster, _load_froster),
     "openvclip": ForeignKind("Open-VCLIP", is_openvclip, _load_openvclip),
 }

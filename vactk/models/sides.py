@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone, plain_names
 from vactk.models.checkpoint import FORMAT, TOWERS, Heads, ModelConfig
 from vactk.models.foreign import FOREIGN, load_foreign
-from vactk.weights.files import METADATA_KEY, read_metadata, unreadable
+from vactk.weights.files import has_metadata, read_metadata
 from vactk.weights.foreign import read_state_dict
 from vactk.weights.stream import DictSource, FileSource, Source, sha256
 
@@ -43,7 +41,7 @@ def open_side(path: Path, stated: Mapping[str, Any]) -> Side:
     file = path / CHECKPOINT if path.is_dir() and (path / CHECKPOINT).exists() else path
     if file.suffix != ".safetensors" and file.is_file():
         return _foreign_side(path, stated)
-    if not _is_ours(file):
+    if not has_metadata(file):
         return Side(str(path), FileSource(file), sha256(file))
     info = read_metadata(file)
     if info.get("format") != FORMAT:
@@ -60,14 +58,6 @@ def open_side(path: Path, stated: Mapping[str, Any]) -> Side:
     if pretrained and "name" not in stated["backbone"]:
         config = replace(config, backbone=replace(config.backbone, pretrained=pretrained))
     return Side(str(path), FileSource(file), sha256(file), config, heads, towers, info)
-
-
-def _is_ours(file: Path) -> bool:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return METADATA_KEY in (opened.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise unreadable(file, error) from error
 
 
 def _foreign_side(path: Path, stated: Mapping[str, Any]) -> Side:

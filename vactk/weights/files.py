@@ -32,6 +32,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         temporary.chmod(mode)  # safetensors makes files that only their owner can read
 
 
+def has_metadata(path: Path) -> bool:
+    """Whether a safetensors file is one of `save_tensors`. Raises VactkError when it is absent or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from error
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """What `save_tensors` was told about a file, without reading its tensors.
 

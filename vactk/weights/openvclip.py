@@ -1,4 +1,4 @@
-"""The names of Open-VCLIP's published code, and ours."""
+"""The names of Open-VCLIP's published code, and ours. FROSTER's code is built on it and has the same."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ _MESSAGE = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.(message_(?:fc|ln
 def is_openvclip(names: Iterable[str]) -> bool:
     """Whether the tensors' names are those of an Open-VCLIP checkpoint."""
     return {"model.visual.conv1.weight", "model.visual.proj"} <= set(names)
+
+
+def is_froster(names: Iterable[str]) -> bool:
+    """Whether the tensors' names are those of a FROSTER checkpoint: its projectors, for training alone, show it."""
+    names = set(names)
+    return is_openvclip(names) and {"projector_v.0.weight", "projector_t.0.weight"} <= names
 
 
 def rename_openvclip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,208 @@
+"""vactk export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from vactk.cli import options
+from vactk.cli.display import display, percent, print_json, print_line, print_table
+from vactk.cli.exporting import Asked, run_export
+from vactk.cli.zeroshot import read_labels, refuse
+from vactk.config import nest
+
+FORMAT, CHECK = "Format", "Check"
+PRECISIONS = {"fp32": "float32", "fp16": "float16"}
+
+
+def export(
+    checkpoint: options.Checkpoint = None,
+    temporal: options.Temporal = None,
+    backbone: options.Backbone = None,
+    pretrained: options.Pretrained = None,
+    by: Annotated[
+        Literal["similarity", "class_head", "ensemble"],
+        typer.Option(
+            help="What the classifier answers by: similarity to the classes' words, or, for the classes of the "
+            "training, class_head or the ensemble of both.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = "similarity",
+    templates: options.Templates = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Frames of a view, by default as trained; a file takes any number unless --static-frames.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    views: options.Views = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help='Classes of the classifier: "a,b,c", or a file with a label on each line; by default those '
+            "of --dataset, or of the checkpoint's training."
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The folder to make.", rich_help_panel=FORMAT)] = None,
+    format: Annotated[
+        str,
+        typer.Option(help="onnx, pt2, torchscript, open_clip or huggingface.", rich_help_panel=FORMAT),
+    ] = "onnx",
+    part: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="video, text or classifier, several times if need be; by default all there are.",
+            rich_help_panel=FORMAT,
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or for ONNX fp16.", rich_help_panel=FORMAT)] = "fp32",
+    quantize: Annotated[
+        Literal["int8"] | None,
+        typer.Option(
+            help="ONNX with weights of 8 bits, for CPUs; what accuracy that costs is measured on --dataset.",
+            rich_help_panel=FORMAT,
+        ),
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX's version, 18 to 23.", rich_help_panel=FORMAT)] = 18,
+    static_frames: Annotated[
+        bool,
+        typer.Option(
+            "--static-frames",
+            help="Take exactly --frames frames, for runtimes that need to know it.",
+            rich_help_panel=FORMAT,
+        ),
+    ] = False,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A result of `vactk zeroshot --json` for the model card of huggingface.",
+            rich_help_panel=FORMAT,
+        ),
+    ] = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A video file to check on; by default two clips of --dataset.", rich_help_panel=CHECK
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="What to check on, and whose classes to take; by default clips of shapes, for the check alone.",
+            rich_help_panel=CHECK,
+        ),
+    ] = None,
+    split: options.Split = None,
+    data_root: options.DataRoot = None,
+    measure: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Videos of --dataset on which --quantize measures its loss, spread evenly; 0: all.",
+            rich_help_panel=CHECK,
+        ),
+    ] = 96,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest difference to the model that passes, relative to an output's largest value where that "
+            "is above 1; by default 1e-4, 0.02 for fp16, 0.25 for int8.",
+            rich_help_panel=CHECK,
+        ),
+    ] = None,
+    decoder: options.Decoder = None,
+    json: options.Json = False,
+) -> None:
+    """Write a model for other programs, and check every file against it.
+
+    ONNX, torch.export and TorchScript hold a video encoder, a text encoder, and, where the classes are known, a
+    whole classifier; open_clip and huggingface are the weights. For example:
+
+        vactk export --checkpoint runs/first --format onnx --output exported
+        vactk export --checkpoint runs/first --labels "star growing,star moving left" --output exported
+        vactk export --backbone ViT-B-16 --format open_clip --output plain
+    """
+    contradictions = {
+        "what to export? name a --checkpoint, or a --backbone": checkpoint is None and backbone is None,
+        "where to? name a folder with --output": output is None,
+        f"--precision must be fp32 or fp16, got '{precision}'": precision not in PRECISIONS,
+        "--quantize int8 is a precision of its own: leave out --precision": quantize and precision != "fp32",
+        "--temporal says what another project's --checkpoint does not: name that file": temporal
+        and checkpoint is None,
+        "--split is a part of a --dataset: name one": split and dataset is None,
+        "--results go into the model card of --format huggingface": results and format != "huggingface",
+        "--by is for the classifier: leave out --by, or --part": by != "similarity"
+        and part
+        and "classifier" not in part,
+    }
+    refuse(contradictions)
+    assert output is not None
+    given = {
+        "templates": templates,
+        "model.backbone.name": backbone,
+        "model.backbone.pretrained": pretrained,
+        "model.temporal": options.read_yaml_value("--temporal", temporal),
+        "data.num_frames": frames,
+        "data.views": views,
+        "data.decoder": decoder,
+    }
+    asked = Asked(
+        checkpoint=checkpoint,
+        overrides=nest(given),
+        labels=None if labels is None else read_labels(labels),
+        by=by,
+        output=output,
+        settings={
+            "format": format,
+            "parts": tuple(part or ()),
+            "precision": quantize or PRECISIONS[precision],
+            "opset": opset,
+            "static_frames": static_frames,
+            "tolerance": tolerance,
+        },
+        results=tuple(results or ()),
+        videos=tuple(video or ()),
+        dataset=dataset,
+        split=split,
+        data_root=data_root,
+        measure=measure,
+    )
+    with display() as shown:
+        result = run_export(asked, shown)
+    if json:
+        print_json(result)
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    rows = []
+    for file in result["files"]:
+        differences = file["differences"]
+        rows.append(
+            [
+                Path(file["path"]).name,
+                file["precision"] + (f", opset {file['opset']}" if file["opset"] else ""),
+                str(file["frames"] or "-"),
+                f"{file['bytes'] / 1e6:.1f}",
+                *(f"{differences[kind]:.1e}" if kind in differences else "-" for kind in ("random", "real")),
+                f"{file['tolerance']:g}",
+            ]
+        )
+    columns = ("file", "precision", "frames", "MB", "random inputs", "real inputs", "tolerance")
+    print_table(f"{result['output']}: files, and their largest difference to the model", columns, rows)
+    if "accuracy" in result:
+        _print_accuracy(result["accuracy"])
+    for note in result["notes"]:
+        print_line(note)
+
+
+def _print_accuracy(accuracy: dict[str, Any]) -> None:
+    top1 = accuracy["top1"]
+    what = f"{accuracy['dataset']}, {accuracy['split']}: {accuracy['num_videos']} videos"
+    row = [what, *(percent(top1[key]) for key in ("float32", "int8", "loss")), percent(accuracy["agreement"])]
+    print_table("Top-1 by similarity, %", ("measured on", "float32", "int8", "loss", "same answer"), [row])

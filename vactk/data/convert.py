@@ -6,7 +6,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -17,13 +16,13 @@ from vactk.data.tree import Tree
 from vactk.data.workers import BatchReader
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning, open_container, reason
+from vactk.video.encode import H264Stream
 from vactk.video.pictures import RGBConverter
 from vactk.video.read import open_video
 from vactk.video.sources import stored_size
 from vactk.weights.atomic import atomic_path
 
 Progress = Callable[[int, int], None]
-TIME_BASE = Fraction(1, 90000)
 LARGEST_OTHER = 256 * 2**20  # bytes of a file that is no video, such as an annotation file, to be copied
 
 
@@ -86,25 +85,13 @@ class Converter:
             short_side = min(self.short_side, video.height, video.width)
             height, width = video.read([0], short_side=short_side).shape[-2:]
             warning = video.warning
-        size = height + height % 2, width + width % 2  # 4:2:0 halves the colours
         with atomic_path(job.target) as temporary, av.open(str(temporary), "w", format="mp4") as output:
-            stream = output.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-            stream.height, stream.width = size
-            stream.pix_fmt = "yuv420p"
-            stream.gop_size = self.keyframe_every
-            stream.options = {"crf": str(self.crf), "preset": "veryfast", "bf": "0"}
-            stream.codec_context.thread_count = 1
-            stream.codec_context.time_base = TIME_BASE
-            for number, rgb in enumerate(_pictures(job.source, short_side)):
-                if number >= len(times_s):
-                    break
-                padded = np.pad(
-                    rgb, ((0, size[0] - rgb.shape[0]), (0, size[1] - rgb.shape[1]), (0, 0)), "edge"
-                )
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-                frame.pts, frame.time_base = round(times_s[number] / TIME_BASE), TIME_BASE
-                output.mux(stream.encode(frame))
-            output.mux(stream.encode(None))
+            stream = H264Stream(
+                output, height, width, fps=fps, crf=self.crf, keyframe_every=self.keyframe_every
+            )
+            for rgb, time_s in zip(_pictures(job.source, short_side), times_s, strict=False):
+                stream.add(rgb, time_s)
+            stream.close()
         return warning
 
 

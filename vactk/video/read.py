@@ -26,9 +26,10 @@ from vactk.errors import VactkError, pick
 from vactk.video.container import VideoError, VideoWarning, open_container
 from vactk.video.packets import PacketTable, packet_table
 from vactk.video.pictures import RGBConverter
-from vactk.video.sources import Source, TableError, TableSource, WholeSource, frame_times
+from vactk.video.sources import Source, TableError, TableSource, WholeSource, frame_times, stored_size
 
 ROUNDING_S = 0.0005  # Matroska's time stamps are rounded to milliseconds
+TURNED = "its pictures are turned in different ways"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,20 @@ class Video:
         return self._size[1]
 
     @property
+    def duration_s(self) -> float:
+        """Until the last frame goes, as far as is known, in seconds."""
+        return float(self._source.times_s[-1]) + 1 / self.fps
+
+    @cached_property
+    def pixel_aspect(self) -> float:
+        """Width / height of a pixel of the upright picture: 1 but for some broadcasts and films."""
+        container, stream = open_container(self.path)
+        with container:
+            aspect = float(stream.sample_aspect_ratio or 1)
+            is_turned = aspect != 1 and stored_size(stream) not in (None, self._size)
+        return 1 / aspect if is_turned else aspect
+
+    @property
     def warning(self) -> str | None:
         """What is wrong with the video, if only a part of it decodes, as far as is known."""
         failure = self._source.failure
@@ -141,6 +156,36 @@ class Video:
             self._decode_whole()
         return self._sample(sampler, short_side, start_s, end_s)
 
+    def stream(
+        self, *, start_s: float | None = None, end_s: float | None = None, short_side: int | None = None
+    ) -> Iterator[tuple[float, Tensor]]:
+        """(seconds, uint8 (3, H, W)) of every frame in [start_s, end_s), upright, each decoded once, one held.
+
+        Raises VideoError where the window holds nothing.
+        """
+        shown_s = -np.inf
+        while True:
+            try:
+                for time_s, frame in self._stream(start_s, end_s, short_side):
+                    if time_s > shown_s:
+                        shown_s = time_s
+                        yield time_s, frame
+            except TableError:
+                self._decode_whole()
+            else:
+                return
+
+    def _stream(
+        self, start_s: float | None, end_s: float | None, short_side: int | None
+    ) -> Iterator[tuple[float, Tensor]]:
+        convert, shape = RGBConverter(self._source.size, short_side), None
+        for number, picture in self._source.pictures(range(*self._window(start_s, end_s))):
+            rgb = convert(picture)
+            shape = shape or rgb.shape
+            if rgb.shape != shape:
+                raise VideoError(self.path, TURNED)
+            yield float(self._source.times_s[number]), torch.from_numpy(rgb).permute(2, 0, 1)  # (3, H, W)
+
     def _sample(
         self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
     ) -> Sample:
@@ -156,7 +201,7 @@ class Video:
 
     def _window(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
         """The first frame of the window, and the first after it."""
-        times_s, duration_s = self._source.times_s, self._source.times_s[-1] + 1 / self.fps
+        times_s, duration_s = self._source.times_s, self.duration_s
         start_s, end_s = start_s or 0.0, duration_s if end_s is None else end_s
         if not start_s < end_s or start_s >= duration_s or end_s <= 0:
             span = f"{start_s:g} to {end_s:g} s"
@@ -178,7 +223,7 @@ class Video:
             if not len(frames):
                 frames = np.empty((len(chosen), *rgb.shape), np.uint8)
             if rgb.shape != frames.shape[1:]:
-                raise VideoError(self.path, "its pictures are turned in different ways")
+                raise VideoError(self.path, TURNED)
             for slot in slots[frame]:
                 frames[slot] = rgb
         return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W)

@@ -12,11 +12,11 @@ from vactk.errors import VactkError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, option: str = "--output") -> Iterator[Path]:
     """A temporary path beside `path` to write to; on leaving it is flushed to disk and takes `path`'s place.
 
     Whatever goes wrong, `path` keeps its former content and the temporary file goes. Raises VactkError, with
-    the way out, when the disk is full or the folder cannot be written.
+    the way out, when the disk is full or the folder cannot be written; `option` is what chose the path.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -26,7 +26,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        raise VactkError(f"cannot write '{path}': {error.strerror or error}; {_way_out(error)}") from error
+        raise VactkError(
+            f"cannot write '{path}': {error.strerror or error}; {_way_out(error, option)}"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -48,7 +50,7 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _way_out(error: OSError) -> str:
+def _way_out(error: OSError, option: str) -> str:
     if isinstance(error, PermissionError):
-        return "choose a folder that you may write to with --output"
-    return "free some space or choose another --output; files written earlier are intact"
+        return f"choose a folder that you may write to with {option}"
+    return f"free some space or choose another {option}; files written earlier are intact"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -362,12 +362,13 @@ class Session:
         model.train(False)
         return accelerator
 
-    def export(self, result: dict[str, Any], sheet: Path | None, cut: Path | None) -> None:
-        """Hits as a picture and as clips."""
+    def serve(self, host: str, port: int, ready: Callable[[str], None]) -> None:
+        """The page, until Ctrl-C; `ready` hears its address."""
+        from vactk.retrieval.page import serve
 
-    def serve(self, host: str, port: int) -> None:
-        """The page, until Ctrl-C."""
         assert self.searcher is not None
+        assert self.store is not None
+        serve(self.searcher, host=host, port=port, title=Path(self.store.name).name, ready=ready)
 
 
 def _sum(changes: Sequence[dict[str, Any]]) -> dict[str, Any]:

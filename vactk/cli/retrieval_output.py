@@ -27,8 +27,10 @@ def print_hits(result: dict[str, Any]) -> None:
         f"{result['videos']:,} videos, {result['entries']:,} entries, {result['search']} search, "
         f"{latency_ms:.0f} ms a query"
     )
-    for line in result.get("written", ()):
-        print_line(line)
+    if "sheet" in result:
+        print_line(f"contact sheet: {result['sheet']}")
+    for clip in result.get("clips", ()):
+        print_line(f"clip: {clip}")
 
 
 def print_index(result: dict[str, Any]) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, is_main_process, print_json
+from vactk.cli.display import display, is_main_process, print_json, print_line
 from vactk.cli.launch import run_on
 from vactk.cli.retrieval import Asked, Session
+from vactk.cli.retrieval_files import check_files, write_files
 from vactk.cli.retrieval_output import print_hits, print_index, print_measured
 from vactk.config import nest
 from vactk.errors import VactkError
@@ -180,25 +181,28 @@ def retrieve(
         asked, evaluate, protocol, dual_softmax, bool(queries or like), bool(add), serve, bool(sheet or cut)
     )
     run_on(processes, device)
-    result: dict[str, Any] = {}
+    check_files(sheet, cut)
     with display() as shown:
         session = Session(asked, shown, may_ask=not json)
         if evaluate:
-            result = session.measure(protocol, dual_softmax, unreadable, max_failed)
-            show = print_measured
+            result, show = session.measure(protocol, dual_softmax, unreadable, max_failed), print_measured
         else:
             result, show = session.bring_up_to_date(add or (), retry=retry), print_index
-            if not is_main_process():
-                return
-            if queries or like:
-                changed = {"index": result} if add else {}
-                result = {**session.search(queries, like or (), wanted), **changed}
-                session.export(result, sheet, cut)
-                show = print_hits
-    if serve:
-        session.serve(host, port)
+        if not is_main_process():
+            return
+        if queries or like:
+            changed = {"index": result} if add else {}
+            result, show = {**session.search(queries, like or (), wanted), **changed}, print_hits
+            result |= write_files(session.hits, sheet, cut, shown)
+    if not serve:
+        (print_json if json else show)(result)
         return
-    (print_json if json else show)(result)
+
+    def ready(url: str) -> None:
+        page = {**result, "url": url}
+        print_json(page) if json else print_line(f"open {url} (Ctrl-C ends it)")
+
+    session.serve(host, port, ready)
 
 
 def _check(

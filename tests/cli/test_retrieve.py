@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -117,6 +118,20 @@ def test_several_queries_from_options_a_file_and_videos(index, folder, tmp_path)
     assert found["results"][3]["hits"][0]["video"] != str(video)
 
 
+def test_hits_as_a_picture_and_as_clips(index, tmp_path):
+    files = ("--sheet", "hits.png", "--cut", "cut")
+    found = answer("--index", index, "--query", "a star", "--query", "a key", "--top", 2, *files)
+    assert found["sheet"] == "hits.png"
+    assert (tmp_path / "hits.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(found["clips"]) == 4
+    assert {path.split("/")[1] for path in found["clips"]} == {"01_a_star", "02_a_key"}
+    (tmp_path / "clips" / "star").rename(tmp_path / "elsewhere")
+    shown = run("--index", index, "--query", "a star", "--top", 3, "--cut", "more")
+    assert shown.exit_code == 0
+    assert shown.stderr.count("no such file") == 2
+    assert shown.stdout.count("clip: more/") == 1
+
+
 def test_windows_and_filters(folder, tmp_path):
     index = tmp_path / "index"
     options = ("--window", 0.5, "--stride", 0.25, "--backbone", "toy", "--workers", 0)
@@ -223,6 +238,10 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
         (["--index", "INDEX", "--query-file", "blank.txt"], "'blank.txt' holds no queries"),
         (["--index", "INDEX", "--like", "none.mp4"], "none.mp4"),
         (["--index", "INDEX", "--sheet", "x.png"], "add --query or --like"),
+        (["--index", "INDEX", "--query", "x", "--sheet", "x.gif"], "kind of picture for --sheet"),
+        (["--index", "INDEX", "--query", "x", "--sheet", "blank.png"], "'blank.png' exists"),
+        (["--index", "INDEX", "--query", "x", "--cut", "blank.txt"], "'blank.txt' is a file"),
+        (["--index", "INDEX", "--serve", "--port", "TAKEN"], "choose another --port"),
         (["--index", "INDEX", "--query", "x", "--dataset", "shapes"], "say --add NAME"),
         (["--index", "INDEX", "--query", "x", "--window", "-1"], "--window and --stride are seconds"),
         (
@@ -245,7 +264,12 @@ def test_mistakes_are_named(args, message, lasting_index, tmp_path):
     (tmp_path / "clips").mkdir()
     shutil.copy(lasting_index.parent / "clips" / "one.mp4", tmp_path / "clips")
     (tmp_path / "blank.txt").write_text("\n \n")
-    assert message in fails(*[str(lasting_index) if arg == "INDEX" else arg for arg in args])
+    (tmp_path / "blank.png").write_text("")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        known = {"INDEX": str(lasting_index), "TAKEN": str(taken.getsockname()[1])}
+        assert message in fails(*[known.get(arg, arg) for arg in args])
 
 
 def test_when_no_file_can_be_read_the_command_fails(tmp_path):

@@ -44,7 +44,7 @@ async function search(values, push = true) {
   if (!values.get("q") && !values.get("like")) {
     stop();
     list.replaceChildren();
-    say("");
+    say("Say what happens in a video, and press Enter.");
     return;
   }
   list.classList.add("waiting");
@@ -129,7 +129,6 @@ function play(item) {
     video.play().catch(() => {});
   });
   video.src = `/video/${key}#t=${start},${end}`;
-  item.querySelector("img").hidden = true;
   item.querySelector(".screen").prepend(video);
   item.classList.add("playing");
   playing = item;
@@ -144,7 +143,6 @@ function stop() {
     video.removeAttribute("src");
     video.remove();
   }
-  playing.querySelector("img").hidden = false;
   playing.classList.remove("playing");
   playing = null;
 }

@@ -88,21 +88,21 @@ class Todo:
 
     items: list[Item]
     drop: list[str]
-    replaced: int
+    replaced: frozenset[str]  # keys of those items that the index has already
     unchanged: int
     known_failures: dict[str, str]
 
 
 def plan(known: Mapping[str, Known], source: Source, *, retry: bool = False) -> Todo:
     """Compare an index with a source. With `retry`, videos that could not be read are tried again."""
-    items, failures, replaced, unchanged = [], {}, 0, 0
+    items, failures, replaced, unchanged = [], {}, set(), 0
     for item in source.items:
         former = known.get(item.key)
         if former is None:
             items.append(item)
         elif former.state != item.state or (retry and former.problem):
             items.append(item)
-            replaced += 1
+            replaced.add(item.key)
         else:
             unchanged += 1
             if former.problem:
@@ -113,7 +113,7 @@ def plan(known: Mapping[str, Known], source: Source, *, retry: bool = False) -> 
         for key, former in known.items()
         if key not in here and (former.source == source.name or FileState.of(former.path) is None)
     ]
-    return Todo(items, gone, replaced, unchanged, failures)
+    return Todo(items, gone, frozenset(replaced), unchanged, failures)
 
 
 def update(
@@ -136,7 +136,6 @@ def update(
     sent: list[Any] = [plan(store.known(), source, retry=retry) if is_main else None]
     todo: Todo = broadcast_object_list(sent)[0] if accelerator.num_processes > 1 else sent[0]
     change = Change(
-        replaced=todo.replaced,
         unchanged=todo.unchanged,
         dropped=len(todo.drop),
         failed=dict(todo.known_failures),
@@ -150,7 +149,7 @@ def update(
         waiting += videos
         done += len(videos)
         for video in videos:
-            _note(change, video)
+            _note(change, video, is_new=video.item.key not in todo.replaced)
         if len(waiting) >= COMMIT_VIDEOS or time.monotonic() - written_s > COMMIT_EVERY_S:
             if is_main:
                 store.write(waiting)
@@ -159,14 +158,16 @@ def update(
             progress(done, len(todo.items))
     if is_main and waiting:
         store.write(waiting)
-    change.added = len(todo.items) - todo.replaced
     return change
 
 
-def _note(change: Change, video: Embedded) -> None:
+def _note(change: Change, video: Embedded, *, is_new: bool) -> None:
     if video.problem:
         change.failed[video.item.key] = video.problem
-    elif video.warning:
+        return
+    change.added += is_new
+    change.replaced += not is_new
+    if video.warning:
         change.partial[video.item.key] = video.warning
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
@@ -65,7 +65,12 @@ class Anchor:
         if self.pinned is None:
             self.folder = tempfile.TemporaryDirectory(prefix="vactk-")
             self.file = Path(self.folder.name) / "originals.safetensors"
-            save_file({str(place): value.clone() for place, value in enumerate(values)}, self.file)
+            try:
+                save_file({str(place): value.clone() for place, value in enumerate(values)}, self.file)
+            except (OSError, SafetensorError) as error:
+                raise VactkError(
+                    f"cannot write the original weights to '{self.file}': {error}; TMPDIR names another folder"
+                ) from error
 
     @contextlib.contextmanager
     def mixed(self, alpha: float) -> Iterator[None]:

@@ -74,7 +74,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that has come to its end; None where it has not."""
         try:
-            return dict(json.loads(self.result.read_text(encoding="utf-8")))
+            return dict(settings.parse_json(self.result.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
@@ -125,7 +125,7 @@ class RunFolder:
             return
         pieces: list[Any] = []
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged: begin anew
-            pieces = list(json.loads(self.record.read_text(encoding="utf-8"))["pieces"])
+            pieces = list(settings.parse_json(self.record.read_text(encoding="utf-8"))["pieces"])
         text = json.dumps({"pieces": [*pieces, piece]}, indent=1, ensure_ascii=False)
         write_text(self.record, text + "\n")
 
@@ -166,7 +166,7 @@ def _locked(path: Path) -> IO[str]:
 def _is_up_to(line: bytes, step: int) -> bool:
     """Whether a line of a log is whole, and of a step up to `step`."""
     try:
-        values = json.loads(line)
+        values = settings.parse_json(line)
         return line.endswith(b"\n") and values["step"] <= step
     except (ValueError, TypeError, KeyError):
         return False

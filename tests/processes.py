@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -62,6 +64,7 @@ def _run(rank: int, world: int, port: int, function: Callable[[int], Any], pipe:
         }
     )
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(TIMEOUT_S - 5, file=sys.__stderr__)  # where it hangs, if it does
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         pipe.send((function(rank), None))

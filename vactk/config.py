@@ -7,6 +7,8 @@ choice among several dataclasses: its `name` picks the class, its other settings
 from __future__ import annotations
 
 import dataclasses
+import json
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,10 +32,10 @@ def table(choices: Mapping[str, type], kind: str) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises VactkError when the file is absent, not YAML or not a mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise VactkError(f"cannot read '{path}': {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         line = str(error).replace("\n", " ")
         raise VactkError(f"'{path}' is not valid YAML: {line}") from error
     if values is None:
@@ -41,6 +43,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise VactkError(f"'{path}' must hold settings as `key: value`, not a {type(values).__name__}")
     return values
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain values in YAML text. Raises ValueError where it is not YAML, or nests too deep."""
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # of odd numbers and dates, PyYAML's constructors raise nearly anything
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value in JSON text. Raises ValueError where it is not JSON, or nests too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it nests too deep") from error
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
@@ -52,8 +70,8 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         key, _, text = item.partition("=")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_yaml(text)
+        except ValueError as error:
             raise VactkError(f"cannot read the value of '{item}'") from error
         values = merge(values, _at(key.strip(), value))
     return values
@@ -128,7 +146,7 @@ def _plain(value: Any, field: dataclasses.Field[Any]) -> Any:
 
 def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
     if not isinstance(values, Mapping):
-        errors.append(f"'{path}' holds settings of its own, got {values!r}; write {path}.NAME=VALUE")
+        errors.append(f"'{path}' holds settings of its own, got {_shown(values)}; write {path}.NAME=VALUE")
         return None
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -156,7 +174,7 @@ def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, erro
     if choices is not None:
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping):
-            errors.append(f"'{path}' must be one of {', '.join(choices)}, got {value!r}")
+            errors.append(f"'{path}' must be one of {', '.join(choices)}, got {_shown(value)}")
             return None
         settings = {"name": _default_choice(field), **settings}
         name = settings.pop("name")
@@ -168,7 +186,7 @@ def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, erro
         return _build(typing.cast(type, hint), value, path, errors)
     result = _coerce(hint, value)
     if result is _MISSING:
-        errors.append(f"'{path}' must be {_describe(hint)}, got {value!r}")
+        errors.append(f"'{path}' must be {_describe(hint)}, got {_shown(value)}")
     return result
 
 
@@ -220,7 +238,7 @@ def _to_float(value: Any) -> Any:
         return _MISSING
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return _MISSING
     return number if abs(number) < float("inf") else _MISSING
 
@@ -233,6 +251,13 @@ def _to_str(value: Any) -> Any:
 _SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str}
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: YAML's aliases can make a few lines of it endless."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 200
+    return short.repr(value)
 
 
 def _describe(hint: Any) -> str:

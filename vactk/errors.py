@@ -34,6 +34,8 @@ def unknown(name: str, choices: Iterable[str], kind: str) -> str:
     match = nearest(name, choices)
     if match is not None:
         return f"unknown {kind} '{name}'; did you mean '{match}'?"
+    if not choices:
+        return f"unknown {kind} '{name}'; there is none"
     shown = ", ".join(choices[:12]) + (", ..." if len(choices) > 12 else "")
     return f"unknown {kind} '{name}'; choose from {shown}"
 

@@ -156,3 +156,69 @@ def test_where_memory_runs_out_all_processes_can_begin_anew(tmp_path, quick_reci
     for error in errors:
         assert isinstance(error, RestartError)
         assert error.arguments == ("run.accumulate=2", "--resume", "--output", str(tmp_path / "run"))
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+@pytest.mark.parametrize("family", ["m2clip-shapes", "openvclip-shapes"])
+def test_sharded_weights_train_like_whole_ones(tmp_path, monkeypatch, family):
+    """FSDP on CPU processes: weights, optimiser, averages and the interpolated pass in pieces, files whole."""
+    quick = [
+        "data.workers=0",
+        "data.num_frames=2",
+        "run.epochs=1",
+        "run.save_every=0.5",
+        "optim.lr=1e-3",
+        *SIX,
+    ]
+    if family == "openvclip-shapes":
+        quick += ["average.start_epoch=0", "average.every_epochs=0.5", "task.towers=[vision,text,scale]"]
+    recipe = build(Recipe, merge(read_recipe(family), parse_overrides(quick)))
+    on_processes(1, recipe, tmp_path / "whole")
+    for name, value in FSDP.items():
+        monkeypatch.setenv(name, value)
+    results = on_processes(2, recipe, tmp_path / "sharded")
+    assert results[0].metrics == results[1].metrics
+    assert largest_difference(tmp_path / "whole", tmp_path / "sharded") < 2e-4
+    piece = json.loads((tmp_path / "sharded" / "run.json").read_text())["pieces"][0]
+    assert piece["distributed"] == "FSDP"
+
+    def interrupt(rank, reporter):
+        reporter.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 1 else None
+        reporter.step = lambda step, *rest: reporter.on_step(step)
+
+    on_processes(2, recipe, tmp_path / "parted", prepare=interrupt)
+    on_processes(2, recipe, tmp_path / "parted", resume=True)
+    assert largest_difference(tmp_path / "sharded", tmp_path / "parted") == 0
+    # and a run on sharded weights may go on on whole ones
+    on_processes(2, recipe, tmp_path / "moved", prepare=interrupt)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    on_processes(1, recipe, tmp_path / "moved", resume=True)
+    assert largest_difference(tmp_path / "whole", tmp_path / "moved") < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"FSDP_VERSION": "1"}, "fsdp_version: 2"),
+        (
+            {
+                "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+                "FSDP_TRANSFORMER_CLS_TO_WRAP": "ResidualAttentionBlock",
+            },
+            "fsdp_auto_wrap_policy: NO_WRAP",
+        ),
+    ],
+)
+def test_ways_of_sharding_that_do_not_fit_are_refused(tmp_path, monkeypatch, quick_recipe, changed, message):
+    for name, value in {**FSDP, **changed}.items():
+        monkeypatch.setenv(name, value)
+    for error in on_processes(2, quick_recipe(*SIX), tmp_path / "run"):
+        assert message in str(error)

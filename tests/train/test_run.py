@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 
@@ -204,3 +205,27 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_recipe, reporte
             resume=False,
             reporter=reporter,
         )
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path, quick_recipe, reporter):
+    def second(step):
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+
+        def start():
+            try:
+                train(quick_recipe("run.epochs=0.5"), tmp_path / "run", resume=True, reporter=reporter)
+            except VactkError as error:
+                theirs.send(str(error))
+
+        child = context.Process(target=start)
+        child.start()
+        said.append(ours.recv() if ours.poll(30) else None)
+        child.kill()
+        child.join()
+        reporter.on_step = lambda step: None
+
+    said = []
+    reporter.on_step = second
+    train(quick_recipe("run.epochs=0.5"), tmp_path / "run", resume=False, reporter=reporter)
+    assert said == [f"another process is at work on the run in '{tmp_path / 'run'}'"]

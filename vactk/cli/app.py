@@ -37,6 +37,13 @@ class VactkGroup(TyperGroup):
                 raise
             launch.report(error)
             raise typer.Exit(launch.FAILED) from None
+        except (
+            OSError
+        ) as error:  # of a file that the command reads or writes: elsewhere it has a better message
+            if os.environ.get("VACTK_DEBUG") or error.filename is None:
+                raise
+            launch.report(VactkError(f"'{error.filename}': {error.strerror}"))
+            raise typer.Exit(launch.FAILED) from None
         except KeyboardInterrupt as interrupt:
             launch.report_interrupt(interrupt)
             raise typer.Exit(launch.INTERRUPTED) from None

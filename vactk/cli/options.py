@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
+from vactk.config import parse_yaml
 from vactk.errors import VactkError
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
@@ -96,6 +96,6 @@ def read_yaml_value(option: str, text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return parse_yaml(text)
+    except ValueError as error:
         raise VactkError(f"cannot read the value of {option}, '{text}'") from error

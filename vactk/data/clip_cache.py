@@ -7,6 +7,7 @@ among these. Evaluation never reads from a cache.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vactk.config import parse_json
 from vactk.data.records import Record
 from vactk.data.workers import BatchReader
 from vactk.errors import VactkError
@@ -139,19 +141,23 @@ class ClipCache:
     def __init__(self, folder: Path) -> None:
         """Raises VactkError where there is no cache, or only a part of one."""
         try:
-            index = json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
+            index = parse_json((folder / INDEX_NAME).read_text(encoding="utf-8"))
             size = (folder / FRAMES_NAME).stat().st_size
         except (OSError, ValueError) as error:
             raise VactkError(
                 f"there is no cache of clips in '{folder}': make it by `vactk data cache DATASET --output {folder}`"
             ) from error
-        if index.get("version") != VERSION:
+        if not isinstance(index, dict) or index.get("version") != VERSION:
             raise VactkError(f"the cache in '{folder}' is of another version of vactk: make it again")
         self.folder = folder
-        self.short_side: int = index["short_side"]
-        self._videos: dict[str, dict[str, Any]] = index["videos"]
-        expected = sum(int(np.prod(video["shape"])) for video in self._videos.values())
-        if size != expected:
+        try:
+            self.short_side = int(index["short_side"])
+            self._videos = {key: _checked(video) for key, video in index["videos"].items()}
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise VactkError(f"the index of the cache in '{folder}' is damaged: make it again") from error
+        expected = sum(math.prod(video["shape"]) for video in self._videos.values())
+        ends = (video["offset"] + math.prod(video["shape"]) for video in self._videos.values())
+        if size != expected or max(ends, default=0) > size:
             raise VactkError(f"the cache in '{folder}' holds {size} bytes, not {expected}: make it again")
         self._frames: np.ndarray | None = None
 
@@ -182,6 +188,16 @@ class ClipCache:
         if self._frames is None:
             self._frames = np.memmap(self.folder / FRAMES_NAME, dtype=np.uint8, mode="r")
         return np.asarray(self._frames[offset : offset + int(np.prod(shape))]).reshape(shape)
+
+
+def _checked(video: dict[str, Any]) -> dict[str, Any]:
+    """A video's entry in the index. Raises ValueError, or what its types give, where it is not one."""
+    offset, shape, times_s = video["offset"], [int(size) for size in video["shape"]], video["times_s"]
+    whole = isinstance(offset, int) and offset >= 0 and len(shape) == 4 and shape[3] == 3 and min(shape) > 0
+    if not whole or len(times_s) != shape[0] or not isinstance(video["num_frames"], int):
+        raise ValueError("an entry is not of a video")
+    times_s = [float(time_s) for time_s in times_s]
+    return {**video, "shape": shape, "times_s": times_s, "warning": video["warning"]}
 
 
 def _key(record: Record) -> str:

@@ -20,7 +20,7 @@ from vactk.video.encode import H264Stream
 from vactk.video.pictures import RGBConverter
 from vactk.video.read import open_video
 from vactk.video.sources import stored_size
-from vactk.weights.atomic import atomic_path
+from vactk.weights.atomic import atomic_path, remove_leftovers
 
 Progress = Callable[[int, int], None]
 LARGEST_OTHER = 256 * 2**20  # bytes of a file that is no video, such as an annotation file, to be copied
@@ -122,6 +122,8 @@ def convert(
         if job.target in targets:
             raise VactkError(f"'{targets[job.target]}' and '{job.source}' would both become '{job.target}'")
         targets[job.target] = job.source
+    for folder in {job.target.parent for job in jobs}:
+        remove_leftovers(folder)
     _copy_others(tree, output)
     converter = Converter(jobs, short_side=short_side, crf=crf, keyframe_every=keyframe_every)
     found: dict[str, dict[str, str]] = {"converted": {}, "there": {}, "partial": {}, "unreadable": {}}

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vactk.config import parse_json
 from vactk.data.annotations.entries import Entry, bare_name
 from vactk.data.classes import match_key
 from vactk.errors import VactkError
@@ -145,7 +146,7 @@ def _walk(root: Path) -> list[str]:
 
 def _read_index(path: Path) -> list[str] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         return [str(name) for name in content["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.util import get_temp_dir
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -152,14 +153,20 @@ class _Worker:
 
     def __init__(self, source: Any, collate: Callable[[list[Any]], Any], shared: bool) -> None:
         context = torch.multiprocessing.get_context()
-        self.connection, theirs = context.Pipe()
-        self._pulse = context.RawArray(
-            "d", 3
-        )  # when the item at hand was begun, 0 if none is; its place; its batch
-        self.process = context.Process(
-            target=_work, args=(source, collate, theirs, self._pulse, shared), daemon=True
-        )
-        self.process.start()
+        try:
+            get_temp_dir()  # of this process, which removes it: workers are killed, and would leave theirs behind
+            self.connection, theirs = context.Pipe()
+            self._pulse = context.RawArray(
+                "d", 3
+            )  # when the item at hand was begun, 0 if none is; its place; its batch
+            self.process = context.Process(
+                target=_work, args=(source, collate, theirs, self._pulse, shared), daemon=True
+            )
+            self.process.start()
+        except OSError as error:
+            raise VactkError(
+                f"cannot start a process that reads videos: {error.strerror}; --workers 0 goes without"
+            ) from error
         theirs.close()
         self.tasks: list[Task[Any]] = []  # in the order in which they are read
 
@@ -189,6 +196,8 @@ class _Worker:
         try:
             while self.connection.poll():
                 number, batch, error = self.connection.recv()
+                if isinstance(error, VactkError):
+                    raise error
                 if error is not None:
                     raise RuntimeError(f"reading a batch failed in a worker process:\n{error}")
                 self.tasks = [task for task in self.tasks if task.number != number]
@@ -265,6 +274,9 @@ def _work(
             connection.send((number, batch if shared else _to_bytes(batch), None))
         except (BrokenPipeError, ConnectionResetError):
             return
+        except VactkError as error:  # such as a full disk, for what is read and written again
+            pulse[0] = 0.0
+            connection.send((number, None, VactkError(str(error))))
         except Exception:
             pulse[0] = 0.0
             connection.send((number, None, traceback.format_exc()))

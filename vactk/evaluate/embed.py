@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 from torch import Tensor
 
 from vactk.data.loading import Batch, DataConfig, Picture, Problem, VideoDataset, eval_loader
@@ -46,11 +46,22 @@ def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
         precision = "bf16" if has_bf16 else "fp32"
     process_state(device)
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=on_cpu(device), mixed_precision="no" if precision == "fp32" else precision, **kwargs
         )
+        if accelerator.distributed_type == DistributedType.MULTI_CPU and wants_fsdp():
+            # torch can, and Accelerate leaves it out without a word
+            accelerator.state.distributed_type = DistributedType.FSDP
+            PartialState().distributed_type = DistributedType.FSDP  # from which Accelerate takes it again
+            accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        return accelerator
     except (ValueError, RuntimeError, ImportError) as error:
         raise VactkError(f"cannot run with --device {device} --precision {precision}: {error}") from error
+
+
+def wants_fsdp() -> bool:
+    """Whether Accelerate's configuration asks for sharded weights: its launcher says so in the environment."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def on_cpu(device: str) -> bool:

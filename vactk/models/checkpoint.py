@@ -20,7 +20,14 @@ from vactk.models.temporal import FrameAdapterConfig, NoTemporal
 from vactk.models.temporal_table import TEMPORAL, TemporalConfig
 from vactk.models.text_tower import TextAdapterConfig, TextTower
 from vactk.models.video_clip import VideoCLIP
-from vactk.weights.files import fingerprint, load_exactly, read_metadata, read_tensors, save_tensors
+from vactk.weights.files import (
+    check_fit,
+    fingerprint,
+    load_exactly,
+    read_metadata,
+    read_tensors,
+    save_tensors,
+)
 
 FORMAT = 1
 TOWERS = ("vision", "text", "scale")  # the parts of CLIP; "scale" is its temperature
@@ -161,6 +168,20 @@ def initial_values(
     return nearest, "the identity nearest to the trained values, as the seed does not give them back"
 
 
+def _check_shapes(stored: Stored, tensors: Mapping[str, Tensor]) -> None:
+    """Raises VactkError where a file's description is of another model than its tensors.
+
+    It is looked at before the model is built: a description alone could ask for any amount of memory.
+    """
+    try:
+        shapes = shapes_of(stored.config, stored.heads)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VactkError(f"the metadata of '{stored.path}' are damaged: {reason}") from error
+    may_lack = shapes.keys() - kept_names(shapes, stored.towers)
+    check_fit(shapes, tensors, may_lack=may_lack, source=f"'{stored.path}'")
+
+
 def shapes_of(config: ModelConfig, heads: Heads) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of a model, without making any."""
     with torch.device("meta"):
@@ -256,7 +277,10 @@ def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
     `pretrained` names the frozen backbone's weights where they now lie elsewhere than in training. Raises
     VactkError when the file is not ours, damaged, or was trained on another backbone.
     """
-    path, config, heads, towers, expected, info = read_stored(path, pretrained=pretrained)
+    stored = read_stored(path, pretrained=pretrained)
+    path, config, heads, towers, expected, info = stored
+    tensors = read_tensors(path)
+    _check_shapes(stored, tensors)
     model = new_model(config, heads, weights=set(towers) != set(TOWERS))
     modules = model.modules()
     may_lack = modules.state_dict().keys() - saved_names(modules, towers)
@@ -266,7 +290,7 @@ def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
             f"'{path}' was trained on other weights of backbone '{model.config.backbone.name}' than "
             f"'{model.config.backbone.pretrained}' holds; give the right file with --pretrained FILE"
         )
-    load_exactly(modules, read_tensors(path), may_lack=may_lack, source=f"'{path}'")
+    load_exactly(modules, tensors, may_lack=may_lack, source=f"'{path}'")
     return VideoModel(
         model.clip, model.backbone, model.config, heads, model.class_head, model.word_head, info
     )

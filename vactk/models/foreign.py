@@ -58,6 +58,8 @@ M2CLIP_RECIPE = {
 }
 # the test protocol of ViFi-CLIP's release
 VIFICLIP_RECIPE = {"templates": "plain", "data": {"num_frames": 32}}
+# what torch and open_clip raise where a model is built after tensors that do not fit together
+UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, StopIteration)
 PLACES: tuple[Literal["pre_attn", "pre_mlp"], ...] = ("pre_attn", "pre_mlp")
 
 
@@ -129,7 +131,11 @@ def load_foreign(
     tensors = read_state_dict(path)
     for kind in FOREIGN.values():
         if kind.recognise(tensors):
-            return kind.load(path, tensors, backbone, temporal)
+            try:
+                return kind.load(path, tensors, backbone, temporal)
+            except UNFIT as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise VactkError(f"'{path}' does not fit together as {kind.title}'s ({reason})") from error
     if is_plain(tensors):
         return load_plain(path, tensors, backbone, temporal)
     known = ", ".join(kind.title for kind in FOREIGN.values())

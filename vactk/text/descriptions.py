@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vactk.config import parse_json
 from vactk.errors import VactkError
 
 _ENDS = re.compile(r"(?<=[.!?;])\s+")  # where a sentence ends
@@ -37,9 +37,9 @@ def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             video, texts = entry["video"], entry["descriptions"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise VactkError(
                 f'line {number} of \'{path}\' is not {{"video": PATH, "descriptions": [TEXT, ...]}}: {error}'
             ) from error

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
+from vactk.train.sharding import pieces_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,9 @@ class WeightAverage:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
         self.count = state["count"]
-        self.mean = {name: mean.to(self.parameters[name].device) for name, mean in state["mean"].items()}
+        for name, mean in state["mean"].items():
+            parameter = self.parameters[name]
+            self.mean[name] = pieces_of(mean.to(parameter.device), parameter.detach().float())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,12 +24,23 @@ from vactk.data.batches import TrainBatches, derive_seed, num_steps
 from vactk.data.loading import Batch, Problem, VideoDataset, train_loader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import make_accelerator
-from vactk.models.checkpoint import VideoModel, saved_names
+from vactk.models.checkpoint import VideoModel, new_model, saved_names
 from vactk.train.averaging import WeightAverage
 from vactk.train.health import MorePiecesError, Skipped, is_out_of_memory, memory_advice
 from vactk.train.interpolated import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.train.recipe import Recipe, RunConfig
+from vactk.train.sharding import (
+    check_sharding,
+    clip_sharded_gradients,
+    is_sharded,
+    leave_scalars_whole,
+    local,
+    pieces_of,
+    sharded_optimizer_state,
+    whole,
+    whole_state,
+)
 from vactk.train.task import VideoTextTask
 from vactk.weights.files import load_exactly
 
@@ -98,6 +109,8 @@ class Engine:
             raise VactkError("nothing is trained: choose a temporal module, a class head or task.towers")
         task.to(self.accelerator.device)
         optimizer = build_optimizer(groups, recipe.optim)
+        check_sharding(self.accelerator)
+        leave_scalars_whole(self.accelerator, task)
         self.task, self.optimizer = self.accelerator.prepare(task, optimizer)
         # before a saved state is loaded
         self.anchor = (
@@ -140,10 +153,13 @@ class Engine:
         return bool(self.accelerator.reduce(count, reduction="sum") > 0)
 
     def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on exactly: weights, optimiser, step, failed videos."""
+        """All that a later process needs to go on exactly: weights, optimiser, step, failed videos.
+
+        All processes call it; where weights are sharded, only the main one gets them whole.
+        """
         names = saved_names(self.modules, self.recipe.task.towers)
         scaler = self.accelerator.scaler
-        return {
+        state = {
             "step": self.progress.step,
             "failed": self.progress.failed,
             "skipped": self.progress.skipped,
@@ -154,13 +170,19 @@ class Engine:
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": None if self.average is None else self.average.state(),
         }
+        return whole_state(state, keep=self.accelerator.is_main_process)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        names = self.modules.state_dict().keys()
-        may_lack = names - saved_names(self.modules, self.recipe.task.towers)
-        load_exactly(self.modules, state["modules"], may_lack=may_lack, source="the saved state")
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.modules.state_dict()
+        may_lack = own.keys() - saved_names(self.modules, self.recipe.task.towers)
+        stored = state["modules"]
+        weights = {
+            name: pieces_of(value, own[name]) if name in own else value for name, value in stored.items()
+        }
+        load_exactly(self.modules, weights, may_lack=may_lack, source="the saved state")
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.load_state_dict(sharded_optimizer_state(state["optimizer"], trained))
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.average is not None and state["average"] is not None:
@@ -172,6 +194,16 @@ class Engine:
             skipped_in_a_row=state.get("skipped_in_a_row", 0),
             accumulate=max(state.get("accumulate", 1), self.recipe.run.accumulate),
         )
+
+    def whole_model(self) -> VideoModel:
+        """The model to measure and to save: itself, or a copy that every process has all of. All must call it."""
+        if not is_sharded(self.accelerator):
+            return self.model
+        tensors = {name: whole(tensor) for name, tensor in self.modules.state_dict().items()}
+        copy = new_model(self.model.config, self.model.heads, weights=False)
+        load_exactly(copy.modules(), tensors, may_lack=set(), source="the sharded model")
+        copy.to(self.accelerator.device)
+        return replace(copy, info=self.model.info)
 
     def track(self, step: int, values: dict[str, float]) -> None:
         """Send a line of metrics to the tracker that the recipe names."""
@@ -267,7 +299,7 @@ class Engine:
 
     def _check_weights(self, loss: float) -> None:
         """Nothing comes back from weights that are not finite, and saved states must not be lost to them."""
-        weights = (p for p in self.modules.parameters() if p.requires_grad)
+        weights = (local(p) for p in self.modules.parameters() if p.requires_grad)
         if self.on_any(not all(bool(weight.isfinite().all()) for weight in weights)):
             raise VactkError(
                 f"the loss is {loss} at step {self.progress.step + 1}, and so are weights; lower optim.lr or "
@@ -310,6 +342,8 @@ class Engine:
 
     def _clip_gradients(self) -> float:
         limit = self.recipe.optim.clip_grad_norm or math.inf
+        if is_sharded(self.accelerator):
+            return clip_sharded_gradients(self.accelerator, self.task, limit)
         return float(self.accelerator.clip_grad_norm_(self.task.parameters(), limit))
 
     def _halve_pieces(self, reason: str) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from vactk.errors import VactkError
+from vactk.train.sharding import local, pieces_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class Anchor:
     """The original values of trained parameters, and the weights between those and the present ones.
 
     The originals lie in pinned memory of the host, or, where that is also what computes, in a file that is
-    read for as long as it takes to mix: the mixed pass costs one copy of the trained weights and no more.
+    read for as long as it takes to mix: the mixed pass costs one copy of the trained weights and no more. Of
+    sharded parameters (FSDP) each process mixes its own pieces.
     """
 
     def __init__(
@@ -60,12 +62,20 @@ class Anchor:
         """Takes the trained ones of the named `parameters`; what `originals` lacks has its original value now."""
         trained = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         self.parameters = list(trained.values())
-        values = [originals.get(n, p.detach()).cpu().contiguous() for n, p in trained.items()]
+        values = [
+            local(pieces_of(originals[n], p) if n in originals else p.detach()).cpu().contiguous()
+            for n, p in trained.items()
+        ]
         self.pinned = [value.pin_memory() for value in values] if self.parameters[0].is_cuda else None
         if self.pinned is None:
             self.folder = tempfile.TemporaryDirectory(prefix="vactk-")
             self.file = Path(self.folder.name) / "originals.safetensors"
-            save_file({str(place): value.clone() for place, value in enumerate(values)}, self.file)
+            try:
+                save_file({str(place): value.clone() for place, value in enumerate(values)}, self.file)
+            except (OSError, SafetensorError) as error:
+                raise VactkError(
+                    f"cannot write the original weights to '{self.file}': {error}; TMPDIR names another folder"
+                ) from error
 
     @contextlib.contextmanager
     def mixed(self, alpha: float) -> Iterator[None]:
@@ -74,19 +84,20 @@ class Anchor:
         Forward and backward passes go inside, so that passes that are computed anew in the backward pass
         (gradient checkpointing) see the same weights.
         """
-        present = parameters_to_vector(self.parameters).detach()  # one piece, so that all of it is given back
+        own = [local(parameter.detach()) for parameter in self.parameters]  # with the parameters' storage
+        present = parameters_to_vector(own)  # one piece, so that all of it is given back
         try:
-            self._mix(alpha)
+            self._mix(own, alpha)
             yield
         finally:
-            values = present.split([parameter.numel() for parameter in self.parameters])
+            values = present.split([parameter.numel() for parameter in own])
             with torch.no_grad():
-                for parameter, value in zip(self.parameters, values, strict=True):
+                for parameter, value in zip(own, values, strict=True):
                     parameter.copy_(value.view_as(parameter))
 
     @torch.no_grad()
-    def _mix(self, alpha: float) -> None:
-        for parameter, original in zip(self.parameters, self._originals(), strict=True):
+    def _mix(self, own: list[Tensor], alpha: float) -> None:
+        for parameter, original in zip(own, self._originals(), strict=True):
             parameter.lerp_(original.to(parameter.device, non_blocking=True), alpha)
 
     def _originals(self) -> Iterator[Tensor]:

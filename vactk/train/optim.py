@@ -55,15 +55,15 @@ def parameter_groups(
     """
     parameters = list(parameters)
     depths = _depths([name for name, _ in parameters])
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}  # scalars apart: they are never sharded
     for name, parameter in parameters:
         if parameter.requires_grad:
             decay = config.weight_decay if _decays(name, parameter, config) else 0.0
             factor = _lr_factor(name, config) * config.layer_decay ** depths[name]
-            groups.setdefault((factor, decay), []).append(parameter)
+            groups.setdefault((factor, decay, parameter.ndim == 0), []).append(parameter)
     return [
         {"params": members, "lr_factor": factor, "weight_decay": decay}
-        for (factor, decay), members in groups.items()
+        for (factor, decay, _), members in groups.items()
     ]
 
 

@@ -107,8 +107,7 @@ def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> Trai
     _train(engine, tests, folder, reporter)
     if engine.average is None:
         return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
-    if folder.is_writer:
-        _save(engine, folder.path / LAST, {"averaged": 0})
+    _save(engine, folder, folder.path / LAST, {"averaged": 0})
     with engine.average.in_place():
         return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
 
@@ -297,7 +296,7 @@ def _report_skipped(engine: Engine, skipped: Skipped, folder: RunFolder, reporte
 def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluation:
     recipe = engine.recipe
     scores = score_classes(
-        engine.model,
+        engine.whole_model(),
         videos,
         recipe.data,
         engine.accelerator,
@@ -324,15 +323,17 @@ def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) ->
         failed=[engine.progress.failed[index] for index in sorted(engine.progress.failed)],
         skipped=engine.progress.skipped,
     )
+    _save(engine, folder, folder.checkpoint, {"averaged": engine.average.count if engine.average else 0})
     if folder.is_writer:
-        _save(engine, folder.checkpoint, {"averaged": engine.average.count if engine.average else 0})
         write_text(folder.result, json.dumps(asdict(result), indent=2) + "\n")
     engine.accelerator.end_training()
     return result
 
 
-def _save(engine: Engine, path: Path, more: dict[str, Any]) -> None:
-    recipe = engine.recipe
+def _save(engine: Engine, folder: RunFolder, path: Path, more: dict[str, Any]) -> None:
+    recipe, model = engine.recipe, engine.whole_model()  # which all processes take part in
+    if not folder.is_writer:
+        return
     info = {
         "recipe": settings.to_dict(recipe),
         "dataset": recipe.dataset,
@@ -342,4 +343,4 @@ def _save(engine: Engine, path: Path, more: dict[str, Any]) -> None:
         "parents": [recipe.start] if recipe.start else [],
         **more,
     }
-    save_model(path, engine.model, towers=recipe.task.towers, info=info)
+    save_model(path, model, towers=recipe.task.towers, info=info)

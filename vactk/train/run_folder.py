@@ -7,14 +7,19 @@ import json
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from vactk import config as settings
 from vactk.errors import VactkError
 from vactk.train.recipe import Recipe
-from vactk.weights.atomic import atomic_path, write_text
+from vactk.weights.atomic import atomic_path, remove_leftovers, write_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 KEPT_STATES = 2  # the newest, and one to fall back on
 
@@ -39,10 +44,16 @@ class RunFolder:
     def open(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder for `recipe`, or check that the run in it is the same.
 
-        Raises VactkError when a run is there and not to be resumed, or was told something else.
+        Raises VactkError when a run is there and not to be resumed, was told something else, or is under way.
         """
         if not self.is_writer:
             return
+        self._open(recipe, resume)
+        self._lock = _locked(self.path / "run.lock")
+        for folder in (self.path, self.states):
+            remove_leftovers(folder)
+
+    def _open(self, recipe: Recipe, resume: bool) -> None:
         if not self.config.exists():
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise VactkError(f"'{self.path}' exists and holds no run; choose another --output")
@@ -63,7 +74,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The result of a run that has come to its end; None where it has not."""
         try:
-            return dict(json.loads(self.result.read_text(encoding="utf-8")))
+            return dict(settings.parse_json(self.result.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
@@ -79,7 +90,8 @@ class RunFolder:
             except RuntimeError as error:  # torch's writer reports a full disk as its own error
                 raise OSError(str(error).splitlines()[0]) from error
         for old in self._state_files()[:-KEPT_STATES]:
-            old.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # an old state too many does no harm
+                old.unlink(missing_ok=True)
 
     def load_state(self, warn: Any) -> dict[str, Any] | None:
         """The newest state that reads, on the CPU; None when there is none. `warn` hears of damaged ones."""
@@ -113,7 +125,7 @@ class RunFolder:
             return
         pieces: list[Any] = []
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged: begin anew
-            pieces = list(json.loads(self.record.read_text(encoding="utf-8"))["pieces"])
+            pieces = list(settings.parse_json(self.record.read_text(encoding="utf-8"))["pieces"])
         text = json.dumps({"pieces": [*pieces, piece]}, indent=1, ensure_ascii=False)
         write_text(self.record, text + "\n")
 
@@ -134,10 +146,27 @@ class RunFolder:
         return sorted(path for path in self.states.iterdir() if re.fullmatch(r"step-\d{9}\.pt", path.name))
 
 
+def _locked(path: Path) -> IO[str]:
+    """The file at `path`, locked for as long as it is open. Raises VactkError where another process has it."""
+    try:
+        file = path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise VactkError(f"cannot write '{path}': {error.strerror}") from error
+    if fcntl is not None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise VactkError(f"another process is at work on the run in '{path.parent}'") from error
+        except OSError:  # a file system without locks
+            return file
+    return file
+
+
 def _is_up_to(line: bytes, step: int) -> bool:
     """Whether a line of a log is whole, and of a step up to `step`."""
     try:
-        values = json.loads(line)
+        values = settings.parse_json(line)
         return line.endswith(b"\n") and values["step"] <= step
     except (ValueError, TypeError, KeyError):
         return False

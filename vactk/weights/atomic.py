@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from vactk.errors import VactkError
+
+_LEFTOVER = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)\.[0-9a-f]{8}\.tmp")
 
 
 @contextlib.contextmanager
@@ -18,7 +23,7 @@ def atomic_path(path: Path, option: str = "--output") -> Iterator[Path]:
     Whatever goes wrong, `path` keeps its former content and the temporary file goes. Raises VactkError, with
     the way out, when the disk is full or the folder cannot be written; `option` is what chose the path.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -38,6 +43,29 @@ def write_text(path: Path, text: str) -> None:
     """`text` into `path`, atomically. Raises VactkError as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` of processes of this machine that were killed while they wrote."""
+    for path in folder.glob(".*.tmp"):
+        found = _LEFTOVER.fullmatch(path.name)
+        if found and found.group(1) == _host() and not _is_alive(int(found.group(2))):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

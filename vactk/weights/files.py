@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vactk.config import parse_json
 from vactk.errors import VactkError
 from vactk.weights.atomic import atomic_path
 
@@ -57,8 +58,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
             "weights of a plain CLIP go to --pretrained"
         )
     try:
-        metadata = json.loads(text)
-    except json.JSONDecodeError as error:
+        metadata = parse_json(text)
+    except ValueError as error:
         raise VactkError(f"the metadata of '{path}' are damaged: {error}") from error
     if not isinstance(metadata, dict):
         raise VactkError(f"the metadata of '{path}' are damaged: not a mapping")
@@ -81,13 +82,21 @@ def load_exactly(
 
     Raises VactkError that names what is missing, unexpected or of another shape.
     """
-    own = module.state_dict()
+    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    check_fit(own, tensors, may_lack=may_lack, source=source)
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def check_fit(
+    own: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], *, may_lack: Set[str], source: str
+) -> None:
+    """Raises VactkError as `load_exactly` does, where a model's names and shapes are `own`."""
     missing = sorted(own.keys() - tensors.keys() - may_lack)
     unexpected = sorted(tensors.keys() - own.keys())
     shapes = [
-        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        f"{name} {tuple(tensors[name].shape)} instead of {own[name]}"
         for name in sorted(own.keys() & tensors.keys())
-        if own[name].shape != tensors[name].shape
+        if own[name] != tuple(tensors[name].shape)
     ]
     problems = [
         f"{kind}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
@@ -96,7 +105,6 @@ def load_exactly(
     ]
     if problems:
         raise VactkError(f"{source} does not fit the model; {'; '.join(problems)}")
-    module.load_state_dict(dict(tensors), strict=False)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -63,10 +63,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def is_torchscript(path: Path) -> bool:
     """Whether a file is a TorchScript archive, as OpenAI's CLIP releases are."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except Exception:  # no archive; of damaged ones zipfile raises nearly anything
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _read_pickle(path: Path) -> Any:

@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 
 from vactk.video.container import is_video_name
 
+MOST_DIGITS = 9  # of the number of a class
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -57,4 +59,4 @@ def labels_of(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 def is_number(label: str) -> bool:
     """Whether a label is a class's number rather than its name."""
-    return label.isascii() and label.isdigit()
+    return label.isascii() and label.isdigit() and len(label) <= MOST_DIGITS

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vactk.config import parse_json
 from vactk.errors import VactkError
 
 DELIMITERS = (",", "\t", ";", "|")
@@ -46,18 +47,20 @@ def read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises VactkError where it is not JSON."""
     try:
-        return json.loads(read_text(path))
+        return parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise VactkError(f"'{path}' is not JSON: {error.msg} in line {error.lineno}") from error
+    except ValueError as error:
+        raise VactkError(f"'{path}' is not JSON that can be read: {error}") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number, object) for each line. Raises VactkError where a line is not a JSON object."""
     for number, line in read_lines(path):
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise wrong_line(path, number, f"is not JSON ({error.msg})") from error
+            value = parse_json(line)
+        except ValueError as error:
+            raise wrong_line(path, number, f"is not JSON ({getattr(error, 'msg', error)})") from error
         if not isinstance(value, dict):
             raise wrong_line(path, number, f'must be an object, such as {{"video": ...}}, got {line[:40]}')
         yield number, value

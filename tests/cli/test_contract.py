@@ -14,7 +14,7 @@ from vactk.cli import display
 from vactk.cli.app import app
 
 COMMANDS = ["train", "finetune", "interpolate", "zeroshot", "retrieve", "export"]
-UPCOMING = ["retrieve", "export"]
+UPCOMING = ["retrieve"]
 FAILING = {  # a user's error for every command
     "train": ["--dataset", "shaeps"],
     "finetune": ["--dataset", "shaeps"],

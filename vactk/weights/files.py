@@ -79,7 +79,7 @@ def load_exactly(
 ) -> None:
     """Load `tensors` into `module`, in which only the names in `may_lack` may be left as they are.
 
-    Raises VactkError that names what is missing, unexpected or of another shape.
+    Raises VactkError that names what is missing, unexpected, of another shape, or not finite.
     """
     own = module.state_dict()
     missing = sorted(own.keys() - tensors.keys() - may_lack)
@@ -96,6 +96,9 @@ def load_exactly(
     ]
     if problems:
         raise VactkError(f"{source} does not fit the model; {'; '.join(problems)}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise VactkError(f"{source} holds values that are not finite, the first in {name}")
     module.load_state_dict(dict(tensors), strict=False)
 
 

@@ -103,7 +103,23 @@ def _to_float16(path: Path) -> None:
         half = convert_float_to_float16(
             model, keep_io_types=True, op_block_list=list(IN_FLOAT32), disable_shape_infer=True
         )
+    _as_float32(half)
     _replace(path, half)
+
+
+def _as_float32(model: Any) -> None:
+    """Outputs that the converter made float16, because float32 operations give them, as they were."""
+    import onnx
+
+    half = [out for out in model.graph.output if out.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16]
+    for output in half:
+        inner = f"{output.name}_float16"
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [inner if name == output.name else name for name in names]
+        cast = onnx.helper.make_node("Cast", [inner], [output.name], to=onnx.TensorProto.FLOAT)
+        model.graph.node.append(cast)
+        output.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
 
 def _to_int8(path: Path) -> None:

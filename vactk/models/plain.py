@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vactk import config as settings
@@ -47,14 +46,6 @@ def fill(
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise VactkError(f"'{path}' ({title}) holds what vactk has no place for: {strangers[0]}{more}")
-    own = model.modules().state_dict()
-    fitting = {
-        name: tensor for name, tensor in renamed.items() if name in own and tensor.shape == own[name].shape
-    }
-    if len(fitting) == len(
-        renamed
-    ):  # else the next call says what does not fit, before anything is converted
-        renamed = {name: _finite(tensor, name, path) for name, tensor in renamed.items()}
     load_exactly(model.modules(), renamed, may_lack=may_lack, source=f"'{path}'")
     missing = sorted(may_lack - renamed.keys())
     return {
@@ -163,16 +154,11 @@ def _published(folder: WeightsFolder) -> TemporalConfig | None:
     return CrossFrameAttentionConfig(heads=vision["num_attention_heads"])
 
 
-def _finite(tensor: Tensor, name: str, path: Path) -> Tensor:
-    tensor = tensor.float()
-    if not bool(torch.isfinite(tensor).all()):
-        raise VactkError(f"'{path}' holds values that are not finite, the first in {name}")
-    return tensor
-
-
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    """A few names, or, of many, the parts that they are of."""
+    shown = names if len(names) <= SHOWN else sorted({f"{name.split('.')[0]}.*" for name in names})
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(shown[:SHOWN]) + more
 
 
 TITLES = {

@@ -80,7 +80,7 @@ def load_exactly(
 ) -> None:
     """Load `tensors` into `module`, in which only the names in `may_lack` may be left as they are.
 
-    Raises VactkError that names what is missing, unexpected or of another shape.
+    Raises VactkError that names what is missing, unexpected, of another shape, or not finite.
     """
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     check_fit(own, tensors, may_lack=may_lack, source=source)
@@ -105,6 +105,9 @@ def check_fit(
     ]
     if problems:
         raise VactkError(f"{source} does not fit the model; {'; '.join(problems)}")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise VactkError(f"{source} holds values that are not finite, the first in {name}")
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -42,6 +42,9 @@ ALLOWED = {
     ("torch.jit._pickle", "restore_type_tag"): lambda value, _: value,
 }
 
+# classes of settings that projects keep beside their weights (ViFi-CLIP), read as the mappings that they are
+INERT: list[Any] = [(collections.OrderedDict, "yacs.config.CfgNode")]
+
 WRAPPERS = ("state_dict", "model_state", "model", "module")  # keys under which projects keep the weights
 
 
@@ -71,14 +74,31 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _read_pickle(path: Path) -> Any:
+    _refuse_compressed(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(INERT):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise VactkError(
             f"'{path}' is damaged, or it carries code: only plain files of weights are read"
         ) from error
     except Exception as error:  # damaged bytes make torch's reader raise nearly anything
         raise VactkError(f"'{path}' is damaged or not a weights file ({_first_line(error)})") from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch.save stores tensors as they are: a compressed one can only be there to unfold in memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+    except zipfile.BadZipFile as error:
+        raise VactkError(f"'{path}' is damaged or not a weights file ({_first_line(error)})") from error
+    if packed:
+        raise VactkError(
+            f"'{path}' is not a weights file of torch's: '{packed[0].filename}' in it is compressed"
+        )
 
 
 def _unwrap(values: Any) -> dict[str, Tensor]:

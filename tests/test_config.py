@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,3 +117,35 @@ def test_yaml_that_is_not_settings_is_refused(tmp_path):
 )
 def test_saved_settings_build_an_equal_config(settings):
     assert config.build(Settings, yaml.safe_load(config.to_yaml(settings))) == settings
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+names = st.sampled_from([f.name for f in dataclasses.fields(Settings)] + ["optim.lr", "temporal.window", "x"])
+
+
+@given(st.dictionaries(names, plain, max_size=4))
+def test_any_values_make_a_config_that_comes_back_or_an_error_in_words(values):
+    try:
+        built = config.build(Settings, config.nest(values))
+    except VactkError:
+        return
+    assert config.build(Settings, yaml.safe_load(config.to_yaml(built))) == built
+
+
+@given(st.lists(st.text(max_size=20) | st.tuples(names, st.text(max_size=12)).map("=".join), max_size=3))
+def test_any_settings_are_taken_or_refused_in_words(items):
+    with contextlib.suppress(VactkError):
+        config.build(Settings, config.parse_overrides(items))
+
+
+def test_yaml_that_grows_without_end_is_shown_in_short(tmp_path):
+    lines = ["a: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{n}: &a{n + 1} [*a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}, *a{n}]" for n in range(30)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "epochs: *a30", "optim: &o {lr: *o}"]))
+    with pytest.raises(VactkError, match="'epochs' must be a whole number") as error:
+        config.build(Settings, config.read_yaml(tmp_path / "bomb.yaml"))
+    assert len(str(error.value)) < 20_000

@@ -256,7 +256,7 @@ _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def _shown(value: Any) -> str:
     """A value in a message: YAML's aliases can make a few lines of it endless."""
     short = reprlib.Repr()
-    short.maxstring = short.maxother = 200
+    short.maxlevel, short.maxstring, short.maxother = 2, 200, 200
     return short.repr(value)
 
 

@@ -4,9 +4,12 @@ import faulthandler
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.video.conftest import write_video
 from vactk.data import loading
@@ -73,3 +76,15 @@ def test_a_batch_of_failures_only_is_empty(tmp_path):
 def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(VactkError, match="timeout_s must be above 0, got 0"):
         DataConfig(timeout_s=0)
+
+
+@given(st.integers(0, 40), st.integers(1, 7), st.integers(1, 6))
+def test_shards_hold_every_record_once_in_batches_of_the_size(num_records, batch_size, world):
+    records = [Record(video=Path(f"{n}.mp4")) for n in range(num_records)]
+    dataset = VideoDataset(records, DataConfig(workers=0), Picture(8, (0.5,) * 3, (0.5,) * 3), train=False)
+    shards = [list(eval_loader(dataset, batch_size, rank=rank, world=world).batches) for rank in range(world)]
+    places = [place for shard in shards for keys in shard for _, place in keys]
+    assert sorted(places) == list(range(num_records))
+    assert all(len(keys) <= batch_size for shard in shards for keys in shard)
+    sizes = [sum(map(len, shard)) for shard in shards]
+    assert max(sizes) - min(sizes) <= 1

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vactk.errors import VactkError
 from vactk.weights import stream
@@ -104,3 +106,35 @@ def test_weights_of_the_parts_that_are_there():
     assert select([0.25, 0.25, 0.5], {0: True, 1: False, 2: True}) == pytest.approx([1 / 3, 0, 2 / 3])
     assert select([0.0, 1.0], {0: True, 1: False}) == [1.0, 0.0]
     assert select([1.0, 0.5, -0.5], {0: False, 1: True, 2: True}) == [0.0, 0.5, 0.5]
+
+
+shares = st.floats(-1.5, 2.5, allow_nan=False)
+values = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30)
+
+
+@given(values, st.integers(0, 2**32 - 1), shares)
+def test_interpolation_counts_from_either_side(first, seed, alpha):
+    a = torch.tensor(first)
+    b = torch.randn(len(first), generator=torch.Generator().manual_seed(seed))
+    one, other = mix(interpolation(alpha), a, b), mix(interpolation(1 - alpha), b, a)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-2)
+
+
+@given(values, st.integers(1, 5), st.integers(1, 6))
+def test_a_mixture_does_not_depend_on_how_it_is_cut(first, columns, chunk):
+    a = torch.tensor(first).repeat(columns).view(-1, columns)
+    b = a.flip(0) + 1
+    whole = mix(interpolation(0.3), a, b)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "CHUNK_BYTES", chunk * columns * 4)
+        assert torch.equal(mix(interpolation(0.3), a, b), whole)
+
+
+@given(st.lists(values, min_size=2, max_size=4), st.floats(0.0, 1.0))
+def test_what_lies_between_stays_between(listed, alpha):
+    size = min(len(one) for one in listed)
+    a, b, *_ = (torch.tensor(one[:size]) for one in listed)
+    found = mix(interpolation(alpha), a, b)
+    slack = 1e-5 * (1 + a.abs() + b.abs())
+    assert (found >= torch.minimum(a, b) - slack).all()
+    assert (found <= torch.maximum(a, b) + slack).all()

@@ -151,6 +151,8 @@ def _child(
         places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
         os.environ.update({name: str(value) for name, value in {**places, **address}.items()})
+        if sys.platform == "linux":  # all are on this machine: nothing goes over its network
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if rank:
             _write_to(log)
 

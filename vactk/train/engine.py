@@ -387,12 +387,12 @@ def _accelerator(run: RunConfig, logs: Path) -> Accelerator:
 def interruptible() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that a step can end and be saved; the second interrupts at once.
 
-    SIGTERM does the same: it is how Slurm and other schedulers announce the end of a job's time.
+    SIGTERM does the same, however often it comes: it is how schedulers announce the end of a job's time.
     """
     wanted = threading.Event()
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set():
+        if wanted.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         wanted.set()
 

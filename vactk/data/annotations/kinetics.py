@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,9 +33,9 @@ def read_kinetics_csv(path: Path) -> Annotations:
             raise wrong_line(path, number, f"has {len(cells)} cells, not {len(header)}")
         try:
             span = float(row["time_start"]), float(row["time_end"])
+            entry = _entry(row["youtube_id"], row.get("label") or None, *span)
         except ValueError:
             raise wrong_line(path, number, "has times that are not numbers") from None
-        entry = _entry(row["youtube_id"], row.get("label") or None, *span)
         listed.append((row.get("split", ""), entry))
     return _annotations(listed, path.stem)
 
@@ -50,13 +51,15 @@ def read_kinetics_json(path: Path) -> Annotations:
             annotation = item["annotations"]
             start_s, end_s = (float(time) for time in annotation["segment"])
             entry = _entry(video, annotation.get("label"), start_s, end_s)
-            listed.append((item.get("subset", ""), entry))
-        except (TypeError, KeyError, ValueError):
+            listed.append((str(item.get("subset", "")), entry))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             raise VactkError(f"'{path}': '{video}' has no annotations with a segment") from None
     return _annotations(listed, path.stem)
 
 
 def _entry(video: str, label: str | None, start_s: float, end_s: float) -> Entry:
+    if not (math.isfinite(start_s) and math.isfinite(end_s) and (label is None or isinstance(label, str))):
+        raise ValueError("a label is text, and times are numbers")
     name = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
     return Entry(video=name, label=label, other_names=(video,), length_s=end_s - start_s)
 

@@ -141,7 +141,9 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         video = _cell(cells, "video")
         if video is None:
             raise wrong_line(path, number, f"names no video: a column must be called {COLUMNS['video'][0]}")
-        label, captions = _cell(cells, "label"), _cell(cells, "caption") or ()
+        label, captions = _cell(cells, "label"), _cell(cells, "caption") or []
+        if not isinstance(captions, (str, list)):
+            raise wrong_line(path, number, f"has a caption that is neither text nor a list: {captions}")
         start_s, end_s = (_seconds(path, number, _cell(cells, name)) for name in ("start_s", "end_s"))
         if start_s is not None and end_s is not None and start_s >= end_s:
             raise wrong_line(path, number, f"ends at {end_s:g} s, before it starts at {start_s:g} s")
@@ -171,7 +173,7 @@ def _seconds(path: Path, number: int, value: Any) -> float | None:
         return None
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise wrong_line(path, number, f"has a time that is not seconds from 0: '{value}'")

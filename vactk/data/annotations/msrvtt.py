@@ -18,18 +18,18 @@ def read_msrvtt_json(path: Path) -> Annotations:
         captions: dict[str, list[tuple[int, str]]] = {video["video_id"]: [] for video in content["videos"]}
         for sentence in content["sentences"]:
             captions.setdefault(sentence["video_id"], []).append(
-                (int(sentence["sen_id"]), sentence["caption"])
+                (int(sentence["sen_id"]), _text(sentence["caption"]))
             )
         splits: dict[str, list[Entry]] = {}
         for video in content["videos"]:
             name = str(video.get("split", "all"))
             entry = Entry(
-                video=video["video_id"],
+                video=_text(video["video_id"]),
                 captions=tuple(caption for _, caption in sorted(captions.pop(video["video_id"], []))),
                 length_s=_length_s(video.get("start time"), video.get("end time")),
             )
             splits.setdefault(SPLIT_NAMES.get(name, name), []).append(entry)
-    except (TypeError, KeyError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise VactkError(
             f"'{path}' must hold `videos` with video_id and `sentences` with video_id, sen_id and caption "
             f"({type(error).__name__}: {error})"
@@ -67,6 +67,12 @@ def _ids(path: Path) -> list[Entry]:
             raise wrong_line(path, number, f"must be a video's id, or the first line name video_id: '{line}'")
         entries.append(Entry(video=line))
     return entries
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]} is no text")
+    return value
 
 
 def _length_s(start_s: float | None, end_s: float | None) -> float | None:

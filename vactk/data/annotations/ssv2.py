@@ -14,7 +14,7 @@ def read_ssv2_labels(path: Path) -> Annotations:
     table = read_json(path)
     try:
         numbers = {label: int(number) for label, number in table.items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, ArithmeticError, TypeError, ValueError):
         raise VactkError(f"'{path}' must map every class to a number") from None
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise VactkError(f"'{path}': the numbers of the classes must be 0 to {len(numbers) - 1}, each once")
@@ -31,6 +31,8 @@ def read_ssv2_list(path: Path) -> Annotations:
         if not isinstance(item, dict) or "id" not in item:
             raise VactkError(f"'{path}': every video needs an id, got {str(item)[:60]}")
         template, caption = item.get("template"), item.get("label")
+        if not all(text is None or isinstance(text, str) for text in (template, caption)):
+            raise VactkError(f"'{path}': template and label of video '{item['id']}' must be text")
         entries.append(
             Entry(
                 video=str(item["id"]),

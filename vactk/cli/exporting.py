@@ -48,7 +48,7 @@ class Asked:
 def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
     """Everything that the command does; its result. Raises VactkError as the parts do."""
     from vactk.errors import pick
-    from vactk.export.build import PARTS
+    from vactk.export.build import PARTS, refuse_without_labels
     from vactk.export.folder import refuse_existing
     from vactk.export.formats import ExportConfig, export_model
 
@@ -66,6 +66,7 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
     model, recipe = _load(asked, shown)
     videos = _find_videos(asked, shown, needed=config.precision == "int8")
     labels = _labels(asked, model, recipe, videos)
+    refuse_without_labels(config.parts, labels)
     serving = _serving(asked, model, recipe, labels, results)
     samples = _samples(asked, model, recipe.data, videos, labels, shown)
     accuracy: dict[str, Any] = {}

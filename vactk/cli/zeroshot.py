@@ -166,7 +166,7 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
     check_missing(videos, asked.max_failed)
-    model, recipe = _load(asked, read_recipe(dataset.recipe))
+    model, recipe = _load(asked, read_recipe(dataset.recipe), shown)
     scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
     _check_answer(asked.by, scores)
     evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
@@ -189,7 +189,7 @@ def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
     plan = make_plan(protocol, asked.data_root)
     for note in plan.notes:
         shown.message(f"{protocol.name}: {note}")
-    model, recipe = _load(asked, read_recipe(find_dataset(protocol.dataset).recipe))
+    model, recipe = _load(asked, read_recipe(find_dataset(protocol.dataset).recipe), shown)
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     model.to(accelerator.device)
     result = measure(
@@ -225,7 +225,7 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
     from vactk.evaluate.zeroshot import as_json
     from vactk.text.templates import as_words
 
-    model, recipe = _load(asked, {})
+    model, recipe = _load(asked, {}, shown)
     labels = labels or model.heads.classes
     if not labels:
         raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
@@ -275,14 +275,17 @@ def _score(
     )
 
 
-def _load(asked: Asked, defaults: dict[str, Any]) -> tuple[VideoModel, Recipe]:
+def _load(asked: Asked, defaults: dict[str, Any], shown: Display) -> tuple[VideoModel, Recipe]:
     """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
     from vactk.models.checkpoint import ModelConfig, new_model
     from vactk.models.foreign import open_model
+    from vactk.models.plain import describe_import
     from vactk.train.recipe import Recipe
 
     if asked.checkpoint is not None:
         model = open_model(asked.checkpoint, asked.overrides.get("model"))
+        if "import" in model.info:
+            shown.message(f"{asked.checkpoint}: {describe_import(model.info['import'])}")
         return model, checkpoint_recipe(model, asked.overrides)
     frozen = merge(
         defaults, {"model": {"temporal": "none"}}

@@ -10,7 +10,8 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
 from vactk.cli.exporting import Asked, run_export
-from vactk.cli.zeroshot import read_labels, refuse
+from vactk.cli.labels import read_labels
+from vactk.cli.zeroshot import refuse
 from vactk.config import nest
 
 FORMAT, CHECK = "Format", "Check"
@@ -79,7 +80,8 @@ def export(
     results: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A result of `vactk zeroshot --json` for the model card of huggingface.",
+            help="A result of `vactk zeroshot --json` for the model card of huggingface; by default those of a "
+            "run folder.",
             rich_help_panel=FORMAT,
         ),
     ] = None,

@@ -62,7 +62,7 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
         from vactk.export.onnx_files import require
 
         require("onnx", "onnxscript", "onnxruntime", "onnxconverter_common")
-    results = read_results(asked.results)
+    results = read_results(asked.results) or run_results(asked.checkpoint)
     model, recipe = _load(asked, shown)
     videos = _find_videos(asked, shown, needed=config.precision == "int8")
     labels = _labels(asked, model, recipe, videos)
@@ -196,6 +196,14 @@ def read_results(paths: tuple[Path, ...]) -> tuple[dict[str, Any], ...]:
             raise VactkError(f"'{path}' is no result of `vactk zeroshot --json`: it has no top1")
         found.append(value)
     return tuple(found)
+
+
+def run_results(checkpoint: Path | None) -> tuple[dict[str, Any], ...]:
+    """What training measured, where `checkpoint` is a run folder."""
+    if checkpoint is None or not (checkpoint / "result.json").is_file():
+        return ()
+    value = json.loads((checkpoint / "result.json").read_text(encoding="utf-8"))
+    return tuple(found for found in value.get("metrics", {}).values() if "top1" in found)
 
 
 def _samples(

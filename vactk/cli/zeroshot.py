@@ -10,6 +10,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.labels import read_labels
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import build, merge, nest, to_dict
 from vactk.errors import VactkError
@@ -309,31 +310,6 @@ def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
 
     own = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
     return build(Recipe, merge(own, {**overrides, "model": {}}))
-
-
-def read_labels(text: str) -> tuple[str, ...]:
-    """Labels from "a,b,c" or from the lines of a file."""
-    parts = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else text.split(",")
-    labels = [part.strip() for part in parts]
-    if not any(labels):
-        raise VactkError(
-            "--labels is empty: name what the videos may show, such as --labels 'running,jumping'"
-        )
-    if not all(labels):
-        raise VactkError(f"--labels holds an empty label: '{text}'")
-    seen: set[str] = set()
-    for label in labels:
-        if label.lower() in seen:
-            raise VactkError(f"--labels holds '{label}' twice")
-        seen.add(label.lower())
-    return tuple(labels)
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a path: many labels
-        return False
 
 
 def _walk(paths: list[Path]) -> list[Path]:

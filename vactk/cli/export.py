@@ -10,7 +10,8 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
 from vactk.cli.exporting import Asked, run_export
-from vactk.cli.zeroshot import read_labels, refuse
+from vactk.cli.labels import read_labels
+from vactk.cli.zeroshot import refuse
 from vactk.config import nest
 
 FORMAT, CHECK = "Format", "Check"
@@ -79,7 +80,8 @@ def export(
     results: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A result of `vactk zeroshot --json` for the model card of huggingface.",
+            help="A result of `vactk zeroshot --json` for the model card of huggingface; by default those of a "
+            "run folder.",
             rich_help_panel=FORMAT,
         ),
     ] = None,
@@ -186,15 +188,19 @@ def _print(result: dict[str, Any]) -> None:
         rows.append(
             [
                 Path(file["path"]).name,
-                file["precision"] + (f", opset {file['opset']}" if file["opset"] else ""),
+                file["precision"],
                 str(file["frames"] or "-"),
                 f"{file['bytes'] / 1e6:.1f}",
                 *(f"{differences[kind]:.1e}" if kind in differences else "-" for kind in ("random", "real")),
                 f"{file['tolerance']:g}",
             ]
         )
-    columns = ("file", "precision", "frames", "MB", "random inputs", "real inputs", "tolerance")
-    print_table(f"{result['output']}: files, and their largest difference to the model", columns, rows)
+    opset = result["files"][0]["opset"]
+    title = f"{result['output']}: largest difference to the model, on random and real inputs"
+    columns = ("file", "precision", "frames", "MB", "random", "real", "tolerance")
+    print_table(title, columns, rows)
+    if opset:
+        print_line(f"ONNX opset {opset}")
     if "accuracy" in result:
         _print_accuracy(result["accuracy"])
     for note in result["notes"]:

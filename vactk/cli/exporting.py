@@ -47,7 +47,7 @@ class Asked:
 def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
     """Everything that the command does; its result. Raises VactkError as the parts do."""
     from vactk.errors import pick
-    from vactk.export.build import PARTS
+    from vactk.export.build import PARTS, refuse_without_labels
     from vactk.export.folder import refuse_existing
     from vactk.export.formats import ExportConfig, export_model
 
@@ -61,10 +61,11 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
         from vactk.export.onnx_files import require
 
         require("onnx", "onnxscript", "onnxruntime", "onnxconverter_common")
-    results = read_results(asked.results)
-    model, recipe = _load(asked, shown)
+    results = read_results(asked.results) or run_results(asked.checkpoint)
+    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {}, shown.message)
     videos = _find_videos(asked, shown, needed=config.precision == "int8")
     labels = _labels(asked, model, recipe, videos)
+    refuse_without_labels(config.parts, labels)
     serving = _serving(asked, model, recipe, labels, results)
     samples = _samples(asked, model, recipe.data, videos, labels, shown)
     accuracy: dict[str, Any] = {}
@@ -86,15 +87,6 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
         **({"import": model.info["import"]} if "import" in model.info else {}),
         "notes": list(exported.notes),
     }
-
-
-def _load(asked: Asked, shown: Display) -> tuple[VideoModel, Recipe]:
-    from vactk.models.plain import describe_import
-
-    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {})
-    if "import" in model.info:
-        shown.message(f"{asked.checkpoint}: {describe_import(model.info['import'])}")
-    return model, recipe
 
 
 def _find_videos(asked: Asked, shown: Display, *, needed: bool) -> VideoSet | None:
@@ -188,6 +180,14 @@ def read_results(paths: tuple[Path, ...]) -> tuple[dict[str, Any], ...]:
             raise VactkError(f"'{path}' is no result of `vactk zeroshot --json`: it has no top1")
         found.append(value)
     return tuple(found)
+
+
+def run_results(checkpoint: Path | None) -> tuple[dict[str, Any], ...]:
+    """What training measured, where `checkpoint` is a run folder."""
+    if checkpoint is None or not (checkpoint / "result.json").is_file():
+        return ()
+    value = json.loads((checkpoint / "result.json").read_text(encoding="utf-8"))
+    return tuple(found for found in value.get("metrics", {}).values() if "top1" in found)
 
 
 def _samples(

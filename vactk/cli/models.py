@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,24 @@ if TYPE_CHECKING:
 
 
 def load_for_testing(
-    checkpoint: Path | None, overrides: dict[str, Any], defaults: dict[str, Any]
+    checkpoint: Path | None,
+    overrides: dict[str, Any],
+    defaults: dict[str, Any],
+    message: Callable[[str], None],
 ) -> tuple[VideoModel, Recipe]:
-    """The model, and the settings to test it with: its own recipe's or the defaults, then the options."""
+    """The model, and the settings to test it with: its own recipe's or the defaults, then the options.
+
+    `message` hears what of another project's file was taken over.
+    """
     from vactk.models.checkpoint import ModelConfig, new_model
     from vactk.models.foreign import open_model
+    from vactk.models.plain import describe_import
     from vactk.train.recipe import Recipe
 
     if checkpoint is not None:
         model = open_model(checkpoint, overrides.get("model"))
+        if "import" in model.info:
+            message(f"{checkpoint}: {describe_import(model.info['import'])}")
         return model, checkpoint_recipe(model, overrides)
     frozen = merge(
         defaults, {"model": {"temporal": "none"}}

@@ -51,14 +51,14 @@ Workers = Annotated[
 Templates = Annotated[
     str | None,
     typer.Option(
-        help="Sentences around class names: plain, object, photo, video, openvclip, or one with {}.",
+        help="Sentences around class names: plain, object, photo, video, openvclip, froster, or one with {}.",
         rich_help_panel=MODEL,
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(
-        help="A vactk checkpoint, a run folder, or a .pth file of M2-CLIP's or Open-VCLIP's.",
+        help="A vactk checkpoint, a run folder, another project's checkpoint, or a plain CLIP's file or folder.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -71,7 +71,9 @@ Temporal = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option(help="An open_clip name, toy, or a weights file in OpenAI's layout.", rich_help_panel=MODEL),
+    typer.Option(
+        help="An open_clip name, toy, a weights file in OpenAI's layout, or a folder.", rich_help_panel=MODEL
+    ),
 ]
 Pretrained = Annotated[
     str | None,

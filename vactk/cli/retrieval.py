@@ -309,7 +309,7 @@ class Session:
                 "say where it is now with --checkpoint"
             )
         overrides = merge(self.asked.overrides, {"model": made_with.get("stated", {})})
-        return load_for_testing(checkpoint, overrides, {})
+        return load_for_testing(checkpoint, overrides, {}, self.shown.message)
 
     def _load(self, name: str) -> tuple[VideoModel, Recipe]:
         """The model of the options, with the defaults of the dataset of that name, if it is one."""
@@ -319,7 +319,7 @@ class Session:
 
         dataset = DATASETS.get(ALIASES.get(name.lower(), name))
         defaults = read_recipe(dataset.recipe) if dataset is not None and dataset.recipe else {}
-        return load_for_testing(self.asked.checkpoint, self.asked.overrides, defaults)
+        return load_for_testing(self.asked.checkpoint, self.asked.overrides, defaults, self.shown.message)
 
     def _model_facts(self, model: VideoModel) -> dict[str, Any]:
         """What opens the model again."""

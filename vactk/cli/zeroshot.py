@@ -10,6 +10,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.labels import read_labels
 from vactk.cli.launch import run_on
 from vactk.cli.models import load_for_testing
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
@@ -170,7 +171,9 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
     check_missing(videos, asked.max_failed)
-    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, read_recipe(dataset.recipe))
+    model, recipe = load_for_testing(
+        asked.checkpoint, asked.overrides, read_recipe(dataset.recipe), shown.message
+    )
     scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
     _check_answer(asked.by, scores)
     evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
@@ -194,7 +197,10 @@ def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
     for note in plan.notes:
         shown.message(f"{protocol.name}: {note}")
     model, recipe = load_for_testing(
-        asked.checkpoint, asked.overrides, read_recipe(find_dataset(protocol.dataset).recipe)
+        asked.checkpoint,
+        asked.overrides,
+        read_recipe(find_dataset(protocol.dataset).recipe),
+        shown.message,
     )
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     model.to(accelerator.device)
@@ -231,7 +237,7 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
     from vactk.evaluate.zeroshot import as_json
     from vactk.text.templates import as_words
 
-    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {})
+    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {}, shown.message)
     labels = labels or model.heads.classes
     if not labels:
         raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
@@ -287,31 +293,6 @@ def _check_answer(by: str, scores: Scores) -> None:
             f"--by {by} needs a checkpoint with a class head for exactly these classes; "
             "--by similarity takes any"
         )
-
-
-def read_labels(text: str) -> tuple[str, ...]:
-    """Labels from "a,b,c" or from the lines of a file."""
-    parts = Path(text).read_text(encoding="utf-8").splitlines() if _is_file(text) else text.split(",")
-    labels = [part.strip() for part in parts]
-    if not any(labels):
-        raise VactkError(
-            "--labels is empty: name what the videos may show, such as --labels 'running,jumping'"
-        )
-    if not all(labels):
-        raise VactkError(f"--labels holds an empty label: '{text}'")
-    seen: set[str] = set()
-    for label in labels:
-        if label.lower() in seen:
-            raise VactkError(f"--labels holds '{label}' twice")
-        seen.add(label.lower())
-    return tuple(labels)
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a path: many labels
-        return False
 
 
 def _walk(paths: list[Path]) -> list[Path]:

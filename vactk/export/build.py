@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vactk.errors import VactkError
 from vactk.export.check import Case
-from vactk.export.facts import Serving, general_facts, label_facts, text_facts, video_facts
+from vactk.export.facts import Labels, Serving, general_facts, label_facts, text_facts, video_facts
 from vactk.export.graphs import Axis, Part
 from vactk.export.parts import Classifier, TextEncoder, VideoEncoder
 from vactk.models.checkpoint import VideoModel
@@ -41,10 +41,15 @@ def build_parts(
     be.
     """
     names = wanted or ["video", "text", *(["classifier"] if serving.labels else [])]
-    if "classifier" in names and serving.labels is None:
-        raise VactkError("a classifier needs classes: name them with --labels")
+    refuse_without_labels(names, serving.labels)
     builders: Mapping[str, Any] = {"video": _video, "text": _text, "classifier": _classifier}
     return [builders[name](model, serving, static_frames) for name in dict.fromkeys(names)]
+
+
+def refuse_without_labels(names: Sequence[str], labels: Labels | None) -> None:
+    """Raises VactkError when a classifier is among the parts called `names`, and it has no classes."""
+    if "classifier" in names and labels is None:
+        raise VactkError("a classifier needs classes: name them with --labels")
 
 
 def _video(model: VideoModel, serving: Serving, static: bool) -> Part:

@@ -90,7 +90,7 @@ def export_huggingface(
     parts = build_parts(model, serving, wanted=("video", "text"))
     again = build_parts(loaded, serving, wanted=("video", "text"))
     sides = [
-        (part.reference, _runner(other.module), cases_for(part, model, samples))
+        (part.reference, _runner(other.reference), cases_for(part, model, samples))
         for part, other in zip(parts, again, strict=True)
     ]
     written = _checked(HUGGINGFACE_WEIGHTS, "huggingface", sides, tolerance, (*more, "README.md"))

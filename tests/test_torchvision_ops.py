@@ -29,3 +29,10 @@ def test_without_it_the_import_fails_on_machines_that_need_it():
     if run("import torchvision").returncode == 0:
         pytest.skip("this machine's torchvision fits its torch")
     assert "torchvision::nms" in run("import torchvision").stderr
+
+
+def test_accelerates_launcher_starts_beside_any_torch():
+    command = [sys.executable, "-m", "vactk.launch", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--config_file" in done.stdout

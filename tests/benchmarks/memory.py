@@ -17,7 +17,7 @@ from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import train
 
 EVERY = 20  # steps between readings
-SETTLED = 200  # steps until all that is made once has been made
+SETTLED = 600  # steps until all that is made once has been made, by three evaluations too
 
 
 class Meter:
@@ -54,7 +54,7 @@ def main(steps: int = 2000, batch_size: int = 4, recipe: str = "m2clip-shapes", 
         "data.num_frames=4",
         f"data.workers={workers}",
     ]
-    settings += ["run.save_every=1", "run.eval_every=4"]
+    settings += ["run.save_every=1", "run.eval_every=1"]
     meter = Meter(steps)
     with tempfile.TemporaryDirectory() as folder:
         chosen = build(Recipe, merge(read_recipe(recipe), parse_overrides(settings)))

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -381,27 +378,3 @@ def _accelerator(run: RunConfig, logs: Path) -> Accelerator:
     accelerator = make_accelerator(run.device, run.precision, log_with=run.tracker, project_dir=logs)
     accelerator.init_trackers("vactk")
     return accelerator
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that a step can end and be saved; the second interrupts at once.
-
-    SIGTERM does the same, however often it comes: it is how schedulers announce the end of a job's time.
-    """
-    wanted = threading.Event()
-
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        if wanted.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        wanted.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield wanted
-        return
-    former = {number: signal.signal(number, on_interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield wanted
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -28,8 +28,9 @@ from vactk.text.descriptions import match_descriptions, read_descriptions
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts
-from vactk.train.engine import Engine, interruptible
+from vactk.train.engine import Engine
 from vactk.train.health import Monitor, MorePiecesError, Skipped, deterministic
+from vactk.train.interrupt import interruptible
 from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
 from vactk.train.run_folder import RunFolder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,8 +97,10 @@ class RunFolder:
         """The newest state that reads, on the CPU; None when there is none. `warn` hears of damaged ones."""
         for path in reversed(self._state_files()):
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+                return _read_state(path)
+            except (
+                Exception
+            ) as error:  # damaged bytes make zipfile's and torch's readers raise nearly anything
                 warn(f"'{path}' is damaged ({type(error).__name__}); going on from the state before it")
         return None
 
@@ -161,6 +163,18 @@ def _locked(path: Path) -> IO[str]:
         except OSError:  # a file system without locks
             return file
     return file
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """A saved state, every byte of it checked: torch does not look whether tensors are as they were written."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} is not what was written")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict) or "step" not in state:
+        raise ValueError("it holds no state")
+    return state
 
 
 def _is_up_to(line: bytes, step: int) -> bool:

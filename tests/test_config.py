@@ -149,3 +149,9 @@ def test_yaml_that_grows_without_end_is_shown_in_short(tmp_path):
     with pytest.raises(VactkError, match="'epochs' must be a whole number") as error:
         config.build(Settings, config.read_yaml(tmp_path / "bomb.yaml"))
     assert len(str(error.value)) < 20_000
+
+
+@pytest.mark.parametrize("name", ["null", "[plain]", "3", "{plain: 1}"])
+def test_a_choice_that_is_no_name_is_refused(name):
+    with pytest.raises(VactkError, match="temporal: unknown module"):
+        config.build(Settings, config.parse_overrides([f"temporal={{name: {name}}}"]))

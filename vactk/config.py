@@ -178,8 +178,8 @@ def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, erro
             return None
         settings = {"name": _default_choice(field), **settings}
         name = settings.pop("name")
-        if name not in choices:
-            errors.append(f"{path}: {unknown(name, choices, field.metadata['kind'])}")
+        if not isinstance(name, str) or name not in choices:
+            errors.append(f"{path}: {unknown(str(name), choices, field.metadata['kind'])}")
             return None
         return _build(choices[name], settings, path, errors)
     if dataclasses.is_dataclass(hint):

@@ -97,13 +97,12 @@ def test_a_checkpoints_own_classes_or_others(checkpoint, clip_file, tmp_path, la
     assert facts["templates"] == ["a photo of {}"]
 
 
-def test_a_difference_above_the_tolerance_is_exit_1_and_leaves_nothing(checkpoint, clip_file, tmp_path):
-    args = ("--checkpoint", checkpoint, "--format", "onnx", "--part", "video", "--tolerance", "0")
-    result = run(*args, "--output", tmp_path / "out", "--video", clip_file)
+def test_a_difference_above_the_tolerance_is_exit_1_and_leaves_nothing(clip_file, tmp_path):
+    args = ("--backbone", "toy", "--format", "open_clip", "--tolerance", "0", "--output", tmp_path / "out")
+    result = run(*args, "--video", clip_file)
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith(
-        "Error: video_encoder.onnx (ONNX, float32) differs from the model by"
-    )
+    said = "Error: open_clip_model.safetensors (open_clip) differs from the model by"
+    assert result.stderr.splitlines()[-1].startswith(said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,6 +116,10 @@ def test_quantisation_tells_its_loss(checkpoint, tmp_path):
     top1 = accuracy["top1"]
     assert top1["loss"] == pytest.approx(top1["float32"] - top1["int8"])
     assert 0 <= accuracy["agreement"] <= 100
+    import onnx
+
+    proto = onnx.load(str(tmp_path / "out" / "video_encoder.onnx"))
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in proto.graph.initializer) >= 10
 
 
 def test_results_go_into_the_model_card(checkpoint, clip_file, tmp_path):

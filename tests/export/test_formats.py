@@ -29,7 +29,7 @@ MODULES = {
 CHOSEN = [
     *((name, "torchscript") for name in MODULES),
     *((name, "pt2") for name in ("masked", "ted")),
-    *((name, "onnx") for name in ("neighbour", "masked", "cross", "ted")),
+    *((name, "onnx") for name in ("masked", "ted")),
 ]
 
 
@@ -55,7 +55,7 @@ def test_modules_in_every_format_for_any_number_of_videos_and_frames(
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", GRAPHS)
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 @torch.no_grad()
 def test_text_encoder_and_classifier(small_model, serving, samples, tmp_path, kind):
     model = small_model(text_adapter=TextAdapterConfig(layers=1, width=4), classes=("run", "jump", "swim"))
@@ -74,20 +74,24 @@ def test_text_encoder_and_classifier(small_model, serving, samples, tmp_path, ki
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2))
 
 
-def test_onnx_says_all_that_is_needed_to_use_it(small_model, serving, samples, tmp_path):
+def test_onnx_says_all_that_is_needed_to_use_it_and_static_frames_are_static(
+    small_model, serving, samples, tmp_path
+):
     import onnx
 
     model = small_model(temporal=NeighbourAttentionConfig())
     asked = serving(views=2)
-    export_model(model, tmp_path / "out", ExportConfig(parts=("classifier",), opset=20), asked, samples)
+    config = ExportConfig(parts=("classifier",), opset=20, static_frames=True)
+    exported = export_model(model, tmp_path / "out", config, asked, samples)
     proto = onnx.load(str(tmp_path / "out" / "classifier.onnx"))
     assert [entry.version for entry in proto.opset_import if not entry.domain] == [20]
     shape = [axis.dim_param or axis.dim_value for axis in proto.graph.input[0].type.tensor_type.shape.dim]
-    assert shape == ["batch", "frames", 3, 32, 32]
+    assert shape == ["batch", 3, 3, 32, 32]
+    assert exported.files[0].frames == 3
     facts = json.loads({entry.key: entry.value for entry in proto.metadata_props}["vactk"])
     assert facts["labels"] == ["run", "jump", "swim"]
     assert facts["templates"] == ["a video of {}"]
-    assert facts["frames"] == {"takes": "any", "usual": 3}
+    assert facts["frames"] == {"takes": 3, "usual": 3}
     assert facts["sampling"]["name"] == "uniform"
     assert facts["views"] == 2
     assert facts["precision"] == "float32"
@@ -98,33 +102,23 @@ def test_onnx_says_all_that_is_needed_to_use_it(small_model, serving, samples, t
     manifest = json.loads((tmp_path / "out" / "export.json").read_text())
     assert manifest["files"][0]["max_abs_diff"] < 1e-4
     assert len(manifest["files"][0]["sha256"]) == 64
-
-
-def test_static_frames(small_model, serving, samples, tmp_path):
-    model = small_model(temporal=STAdapterConfig(width=4))
-    config = ExportConfig(parts=("video",), static_frames=True)
-    exported = export_model(model, tmp_path / "out", config, serving(num_frames=3), samples)
-    assert exported.files[0].frames == 3
-    run = onnx_files.run_onnx(tmp_path / "out" / "video_encoder.onnx")
-    assert run(torch.randn(5, 3, 3, 32, 32))[0].shape == (5, 24)
+    run = onnx_files.run_onnx(tmp_path / "out" / "classifier.onnx")
+    assert run(torch.randn(5, 3, 3, 32, 32))[0].shape == (5, 3)
     with pytest.raises(Exception, match="Got: 4 Expected: 3"):
         run(torch.randn(5, 4, 3, 32, 32))
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "part"),
-    [("ted", "int8", "classifier"), ("cross", "float16", "video"), ("none", "float16", "text")],
-)
-def test_smaller_weights(small_model, serving, samples, tmp_path, name, precision, part):
+@pytest.mark.parametrize(("name", "part"), [("cross", "video"), ("none", "text")])
+def test_half_precision(small_model, serving, samples, tmp_path, name, part):
     import onnx
 
-    config = ExportConfig(precision=precision, parts=(part,))
+    config = ExportConfig(precision="float16", parts=(part,))
     exported = export_model(small_model(temporal=MODULES[name]), tmp_path / "out", config, serving(), samples)
     (file,) = exported.files
-    assert 1e-6 < file.max_abs_diff < 0.5
+    assert 1e-6 < file.max_abs_diff < 0.02
     proto = onnx.load(str(tmp_path / "out" / file.path))
     large = {tensor.data_type for tensor in proto.graph.initializer if np.prod(tensor.dims) >= 32 * 32}
-    assert (onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.INT8) in large
+    assert onnx.TensorProto.FLOAT16 in large
     types = {value.type.tensor_type.elem_type for value in (*proto.graph.input, *proto.graph.output)}
     assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 

@@ -81,7 +81,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path):
     running = start(*command, "--epochs", "1000")
     wait_for(lambda: len(json.loads((run / "run.json").read_text())["pieces"]) == 2, running)
     children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(running.pid)], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(running.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     peers = [int(line.split()[0]) for line in children.stdout.splitlines() if "spawn_main" in line]
     os.kill(peers[1], signal.SIGKILL)

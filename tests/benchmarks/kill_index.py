@@ -42,7 +42,7 @@ def main(kills: int = 5, copies: int = 3, seed: int = 0) -> None:
         while killed < kills:
             runs += 1
             parted = Path(folder, f"index-{runs}")
-            while killed < kills and kill_after(rng.uniform(0.1, 0.6) * seconds, [*command, str(parted)]):
+            while killed < kills and kill_after(rng.uniform(0.3, 0.95) * seconds, [*command, str(parted)]):
                 killed += 1
                 there = LocalStore(parted).counts().videos if (parted / "index.sqlite").exists() else 0
                 typer.echo(f"kill {killed}, index {runs}: {there:,} videos are there")

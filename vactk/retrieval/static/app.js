@@ -199,7 +199,8 @@ ask("/api/about")
     document.getElementById("about").textContent = `${about.title}, ${about.videos.toLocaleString("en")} videos`;
     const label = filters[0];
     label.append(...about.labels.map((name) => new Option(name, name)));
+    label.value = new URLSearchParams(location.search).get("label") || "";
     document.getElementById("label-filter").hidden = !about.labels.length;
   })
-  .then(fromAddress)
   .catch((error) => say(error.message, true));
+fromAddress(); // at once: what is written while the labels are on their way stays

@@ -38,8 +38,8 @@ from torch import Tensor
 from vactk.cli.display import Display, display, print_line, print_table
 from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
+from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
-from vactk.evaluate.embed import make_accelerator
 from vactk.video import Timeline, VideoError, VideoWarning, is_video_name, sample_video, uniform_segments
 
 LINE_START = b'{"video": '

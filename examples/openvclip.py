@@ -20,9 +20,9 @@ from typing import Annotated, Any
 import typer
 from phenomena import spread, still_accuracies
 
+from vactk.checkpoints.checkpoint import load_model
 from vactk.cli.display import display, print_table
 from vactk.config import build, merge, parse_overrides
-from vactk.models.checkpoint import load_model
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import LAST, train
 

@@ -17,15 +17,18 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from vactk.checkpoints.checkpoint import load_model
 from vactk.cli.display import display, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
 from vactk.data.shapes.stills import color_names, load_stills, shape_names
 from vactk.data.shapes.world import MOTIONS
-from vactk.evaluate.embed import class_embeddings, make_accelerator, score_videos, similarity_scorer
+from vactk.distributed import make_accelerator
+from vactk.evaluate.classifier import class_embeddings, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy
-from vactk.models.checkpoint import ModelConfig, VideoModel, load_model, new_model
+from vactk.evaluate.scoring import score_videos
+from vactk.models.video_model import ModelConfig, VideoModel, new_model
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import train
 

@@ -21,13 +21,13 @@ from phenomena import spread
 from vactk import load_model, new_model
 from vactk.cli.display import display, print_table
 from vactk.config import build, merge, parse_overrides
-from vactk.data.loading import DataConfig
+from vactk.data.config import DataConfig
 from vactk.data.shapes import load_shapes
-from vactk.evaluate.embed import make_accelerator
+from vactk.distributed import make_accelerator
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, VideoModel
-from vactk.retrieval.index import Reading
-from vactk.retrieval.measure import RetrievalResult, measure_retrieval
+from vactk.models.video_model import ModelConfig, VideoModel
+from vactk.retrieval.evaluate import RetrievalResult, evaluate_retrieval
+from vactk.retrieval.index.update import EmbeddingConfig
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import train
 
@@ -84,9 +84,9 @@ def half_way(folder: Path) -> VideoModel:
 
 def measured(model: VideoModel) -> RetrievalResult:
     """Retrieval among the benchmark's videos for it."""
-    reading = Reading(data=DataConfig(num_frames=8))
+    reading = EmbeddingConfig(data=DataConfig(num_frames=8))
     accelerator = make_accelerator("cpu", "fp32")
-    return measure_retrieval(model, load_shapes("retrieval"), reading, accelerator, batch_size=32)
+    return evaluate_retrieval(model, load_shapes("retrieval"), reading, accelerator, batch_size=32)
 
 
 def columns(results: list[RetrievalResult]) -> list[str]:

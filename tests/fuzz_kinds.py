@@ -16,23 +16,24 @@ from torch import nn
 from tests.data import trees
 from tests.fuzzing import Kind
 from tests.video.conftest import write_video
+from vactk.checkpoints.checkpoint import load_model, save_model
+from vactk.checkpoints.load import open_model
 from vactk.config import build, parse_overrides, read_yaml, to_yaml
-from vactk.data.annotations.formats import FORMATS, read_annotations
-from vactk.data.check import read_excluded
 from vactk.data.clip_cache import ClipCache, build_cache
 from vactk.data.datasets import find_dataset
+from vactk.data.file_tree import INDEX_NAME, FileTree
+from vactk.data.find_annotations import FORMATS, read_annotations
 from vactk.data.records import Record
-from vactk.data.tree import INDEX_NAME, Tree
+from vactk.data.tools.check import read_excluded
 from vactk.errors import VactkError
-from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model, save_model
-from vactk.models.foreign import open_model
+from vactk.models.video_model import Heads, ModelConfig, new_model
 from vactk.text.descriptions import read_descriptions
 from vactk.train.recipe import Recipe, read_recipe, recipe_names
-from vactk.train.run_folder import RunFolder
-from vactk.video.read import sample_video
+from vactk.train.run_dir import RunDir
+from vactk.video.reader import sample_video
 from vactk.video.sampling import uniform_segments
-from vactk.weights.foreign import read_state_dict
-from vactk.weights.stream import FileSource
+from vactk.weights.streaming import FileTensors
+from vactk.weights.torch_file import read_state_dict
 
 LARGEST_SEED = 300_000  # bytes of a real video that is mutated: larger ones take long and tell no more
 
@@ -101,7 +102,7 @@ def make_checkpoints(folder: Path) -> list[Path]:
 def read_checkpoint(path: Path) -> object:
     """As a checkpoint, and piece by piece as `vactk interpolate` does. Raises what the first raises."""
     try:
-        source = FileSource(path)
+        source = FileTensors(path)
         for name in source.entries:
             source.read(name, 0, 1)
     except VactkError:
@@ -169,7 +170,7 @@ def make_states(folder: Path) -> list[Path]:
 
 def read_state(path: Path) -> object:
     """As `--resume` does: a damaged one is left out, with a word."""
-    run = RunFolder(path.parent)
+    run = RunDir(path.parent)
     run.states = path.parent
     return run.load_state(lambda text: None)
 
@@ -296,7 +297,7 @@ def make_small(folder: Path) -> list[Path]:
     """Files that vactk itself leaves beside data."""
     for name in ("run/1.mp4", "jump/2.mp4"):
         trees.touch(folder / name)
-    (folder / INDEX_NAME).write_text(Tree.scan(folder).to_json())
+    (folder / INDEX_NAME).write_text(FileTree.scan(folder).to_json())
     (folder / "vactk-exclude.txt").write_text(f"{folder / 'run/1.mp4'}\n")
     (folder / "result.json").write_text(json.dumps({"run_dir": "x", "metrics": {}}))
     (folder / "metrics.jsonl").write_text(
@@ -311,7 +312,7 @@ def read_small(path: Path) -> object:
         return read_excluded(path)
     if path.name == INDEX_NAME:
         return find_dataset(str(path.parent)).load("all")
-    run = RunFolder(path.parent)
+    run = RunDir(path.parent)
     run.cut_lines(4)
     run.add_record({"seed": 2})
     return run.finished()

@@ -9,18 +9,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BackboneConfig": "vactk.models.backbone",
-    "ModelConfig": "vactk.models.checkpoint",
-    "NeighbourAttentionConfig": "vactk.models.frame_attention",
-    "STAdapterConfig": "vactk.models.temporal",
-    "TEDAdapterConfig": "vactk.models.temporal",
+    "ModelConfig": "vactk.checkpoints.checkpoint",
+    "NeighbourAttentionConfig": "vactk.models.temporal.frame_attention",
+    "STAdapterConfig": "vactk.models.temporal.adapters",
+    "TEDAdapterConfig": "vactk.models.temporal.adapters",
     "VactkError": "vactk.errors",
     "VideoCLIP": "vactk.models.video_clip",
     "VideoError": "vactk.video",
-    "load_model": "vactk.models.checkpoint",
-    "new_model": "vactk.models.checkpoint",
+    "load_model": "vactk.checkpoints.checkpoint",
+    "new_model": "vactk.checkpoints.checkpoint",
     "open_video": "vactk.video",
     "sample_video": "vactk.video",
-    "save_model": "vactk.models.checkpoint",
+    "save_model": "vactk.checkpoints.checkpoint",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from tests.data.annotations.test_real import NAMES, counts
-from vactk.data.annotations.formats import read_annotations
+from vactk.data.find_annotations import read_annotations
 
 
 def main() -> None:

@@ -18,18 +18,19 @@ from pathlib import Path
 
 import torch
 
+from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.datasets import find_dataset
-from vactk.data.loading import DataConfig, Picture, VideoDataset
+from vactk.data.video_dataset import VideoDataset
 from vactk.errors import VactkError
-from vactk.export.accuracy import some_videos
-from vactk.export.build import Samples
-from vactk.export.facts import Serving
 from vactk.export.formats import GRAPHS, ExportConfig, export_model
+from vactk.export.graph_specs import Samples
+from vactk.export.metadata import InferenceSpec
+from vactk.export.quantization_loss import some_videos
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, VideoModel, new_model
-from vactk.models.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
-from vactk.models.temporal import FrameAdapterConfig, NoTemporal, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.adapters import FrameAdapterConfig, NoTemporal, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
+from vactk.models.video_model import ModelConfig, VideoModel, new_model
 
 NUM_FRAMES = 8
 MODELS = {
@@ -68,7 +69,7 @@ def build(added: dict[str, object], backbone: BackboneConfig) -> VideoModel:
 
 def samples_for(model: VideoModel, data: DataConfig) -> Samples:
     videos = some_videos(find_dataset("shapes").load("unseen"), 2)
-    picture = Picture(model.backbone.image_size, model.backbone.mean, model.backbone.std)
+    picture = ImageSpec(model.backbone.image_size, model.backbone.mean, model.backbone.std)
     dataset = VideoDataset(videos.records, data, picture, train=False)
     return Samples(
         videos=[dataset[0, place].views for place in range(2)], texts=("a dog", "a red star moving left")
@@ -105,7 +106,7 @@ def main() -> None:
     for name in options.modules:
         model = build(MODELS[name], BackboneConfig(name=options.backbone, pretrained=options.pretrained))
         samples = samples_for(model, data)
-        serving = Serving(data=data, templates=("a video of {}",), source={"name": name})
+        serving = InferenceSpec(data=data, templates=("a video of {}",), source={"name": name})
         for kind in options.formats:
             with tempfile.TemporaryDirectory() as folder:
                 output = Path(folder, "out")

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 
 from vactk.models.backbone import BackboneConfig, load_backbone
-from vactk.models.frame_attention import NeighbourAttentionConfig
-from vactk.models.temporal import NoTemporal
+from vactk.models.temporal.adapters import NoTemporal
+from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.video_clip import VideoCLIP
 
 

@@ -25,10 +25,11 @@ def make(folder: Path, backbone: str) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from vactk.checkpoints.checkpoint import checkpoint_metadata, shapes_of
     from vactk.models.backbone import BackboneConfig
-    from vactk.models.checkpoint import Heads, ModelConfig, checkpoint_metadata, shapes_of
-    from vactk.models.frame_attention import NeighbourAttentionConfig
-    from vactk.weights.files import fingerprint, save_tensors
+    from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
+    from vactk.models.video_model import Heads, ModelConfig
+    from vactk.weights.safetensors_file import fingerprint, save_tensors
 
     config = ModelConfig(
         backbone=BackboneConfig(name=backbone, pretrained="none", quick_gelu=True),

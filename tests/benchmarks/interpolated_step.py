@@ -23,10 +23,10 @@ from torch import Tensor
 
 from tests.benchmarks.m2clip_step import medians, peak_memory
 from vactk.config import build, merge, parse_overrides
-from vactk.models.checkpoint import VideoModel, new_model
-from vactk.train.interpolated import Anchor
+from vactk.models.video_model import VideoModel, new_model
+from vactk.train.class_prompts import ClassPrompts
+from vactk.train.interpolated_weights import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups
-from vactk.train.prompts import ClassPrompts
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.task import VideoTextTask, choose_trained
 

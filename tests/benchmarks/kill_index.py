@@ -16,8 +16,8 @@ import typer
 
 from tests.benchmarks.kill_resume import finish, kill_after
 from vactk.data.shapes import load_shapes
-from vactk.retrieval.local import LocalStore
-from vactk.retrieval.store import Entry, Restriction
+from vactk.retrieval.index.sqlite_store import LocalStore
+from vactk.retrieval.index.store import IndexEntry, Restriction
 
 QUERIES = 50
 
@@ -61,7 +61,7 @@ def same_index(one: Path, other: Path) -> bool:
     return files[0] == files[1] and known[0] == known[1] and hits_of(stores[0]) == hits_of(stores[1])
 
 
-def hits_of(store: LocalStore) -> list[list[tuple[Entry, float]]]:
+def hits_of(store: LocalStore) -> list[list[tuple[IndexEntry, float]]]:
     """The nearest entries of drawn queries, with their scores."""
     assert store.facts is not None
     queries = torch.randn(QUERIES, store.facts.dim, generator=torch.Generator().manual_seed(0))

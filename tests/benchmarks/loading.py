@@ -24,17 +24,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tests.video.conftest import write_video
-from vactk.data.batches import TrainBatches
+from vactk.data.batch_sampler import TrainBatches
 from vactk.data.clip_cache import build_cache
-from vactk.data.loading import DataConfig, Picture, VideoDataset, eval_loader, train_loader
+from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.records import Record
+from vactk.data.video_dataset import VideoDataset, eval_loader, train_loader
 from vactk.video import uniform_segments
 from vactk.video.transforms import TransformConfig, eval_transform
 
 # isort: split
 import decord  # after PyAV, whose libvpx fails once decord's is there
 
-PICTURE = Picture(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+PICTURE = ImageSpec(224, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
 BATCH = 8
 
 

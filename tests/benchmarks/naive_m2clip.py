@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vactk.models.losses import contrastive_loss, cross_modal_loss, masked_word_loss
-from vactk.models.temporal import TEDAdapter, TimeConv
+from vactk.models.temporal.adapters import TEDAdapter, TimeConv
 from vactk.models.text_tower import TextAdapter, TextBlock
 from vactk.models.video_clip import VideoCLIP
 from vactk.train.task import DRAWS_STEPS, VideoTextTask

@@ -27,8 +27,8 @@ import typer
 
 from tests.benchmarks.m2clip_step import peak_memory
 from vactk.data.records import Record
-from vactk.retrieval.local import LocalStore
-from vactk.retrieval.store import Embedded, Facts, FileState, Item, Restriction
+from vactk.retrieval.index.sqlite_store import LocalStore
+from vactk.retrieval.index.store import FileState, IndexItem, IndexMetadata, Restriction, VideoEmbeddings
 
 CENTRES = 20_000
 NOISE = 1.0  # length of what is added to a centre of length 1
@@ -87,7 +87,7 @@ def main(
 def build(folder: Path, entries: int, dim: int, approximate: bool) -> None:
     """An index as `vactk retrieve --add` leaves it, and the same vectors as plain arrays."""
     started = time.perf_counter()
-    facts = Facts(dim=dim, fingerprint="", model={}, reading={})
+    facts = IndexMetadata(dim=dim, fingerprint="", model={}, reading={})
     store = LocalStore(folder / "index", "approximate" if approximate else "exact")
     store.begin(facts)
     plain = np.lib.format.open_memmap(folder / "plain.npy", "w+", np.float32, (entries, dim))
@@ -102,10 +102,10 @@ def build(folder: Path, entries: int, dim: int, approximate: bool) -> None:
     print(f"merged and prepared in {time.perf_counter() - started:.0f} s")
 
 
-def as_video(number: int, vectors: torch.Tensor) -> Embedded:
+def as_video(number: int, vectors: torch.Tensor) -> VideoEmbeddings:
     """A video of a single window."""
-    item = Item(record=Record(video=Path(f"/videos/{number:08}.mp4")), state=FileState(1, 1))
-    return Embedded(item=item, spans=[(0.0, 10.0)], vectors=vectors)
+    item = IndexItem(record=Record(video=Path(f"/videos/{number:08}.mp4")), state=FileState(1, 1))
+    return VideoEmbeddings(item=item, spans=[(0.0, 10.0)], vectors=vectors)
 
 
 def drawn(count: int, dim: int, seed: int) -> torch.Tensor:

@@ -97,9 +97,9 @@ def test_a_run_on_a_full_disk_ends_with_its_states_and_goes_on_later(tmp_path, c
 def test_a_state_that_cannot_be_written_leaves_the_ones_before(tmp_path):
     command = [*TRAIN, "--output", tmp_path / "run", "--resume", "run.save_every=0.5"]
     with pytest.MonkeyPatch.context() as patch:
-        from vactk.train import run_folder
+        from vactk.train import run_dir
 
-        real, count = run_folder.torch.save, []
+        real, count = run_dir.torch.save, []
 
         def save(state, path):
             count.append(path)
@@ -108,7 +108,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before(tmp_path):
                     real(state, path)
             real(state, path)
 
-        patch.setattr(run_folder.torch, "save", save)
+        patch.setattr(run_dir.torch, "save", save)
         assert "free some space" in fails(*command)
     kept = sorted((tmp_path / "run" / "states").iterdir())
     assert [path.suffix for path in kept] == [".pt", ".pt"]

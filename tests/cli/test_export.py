@@ -36,9 +36,10 @@ def checkpoint(tmp_path_factory):
     """A run folder whose model was trained on two classes."""
     import torch
 
+    from vactk.checkpoints.checkpoint import save_model
     from vactk.models.backbone import BackboneConfig
-    from vactk.models.checkpoint import Heads, ModelConfig, new_model, save_model
-    from vactk.models.temporal import TEDAdapterConfig
+    from vactk.models.temporal.adapters import TEDAdapterConfig
+    from vactk.models.video_model import Heads, ModelConfig, new_model
 
     torch.manual_seed(0)
     config = ModelConfig(backbone=BackboneConfig(name="toy"), temporal=TEDAdapterConfig(width=4))

@@ -9,16 +9,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from vactk.cli import curve
+from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.cli.app import app
 from vactk.cli.mixing import read_sweep
-from vactk.data.loading import VideoDataset
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.data.video_dataset import VideoDataset
+from vactk.evaluate import curve
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, load_model, new_model, save_model
-from vactk.models.frame_attention import NeighbourAttentionConfig
-from vactk.models.temporal import TEDAdapterConfig
+from vactk.models.temporal.adapters import TEDAdapterConfig
+from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
+from vactk.models.video_model import ModelConfig, new_model
 
 CLASSES = ("star moving left", "star moving right", "star moving up", "heart moving down")
 TOY = BackboneConfig(name="toy")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.data import trees
+from vactk.data.annotations.classes import known_classes
 from vactk.data.benchmarks import BENCHMARKS, find_benchmark
-from vactk.data.classes import known_classes
 from vactk.data.datasets import DATASETS, find_dataset
 from vactk.errors import VactkError
 

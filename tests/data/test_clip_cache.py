@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from tests.video.conftest import write_video
-from vactk.data.batches import TrainBatches
+from vactk.data.batch_sampler import TrainBatches
 from vactk.data.clip_cache import ClipCache, build_cache
-from vactk.data.loading import DataConfig, DenseSampling, Picture, VideoDataset, eval_loader, train_loader
+from vactk.data.config import DataConfig, DenseSampling, ImageSpec
 from vactk.data.records import Record
+from vactk.data.video_dataset import VideoDataset, eval_loader, train_loader
 from vactk.errors import VactkError
 from vactk.video import open_video, sample_video, uniform_segments
 
-PICTURE = Picture(32, (0.5,) * 3, (0.5,) * 3)
+PICTURE = ImageSpec(32, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from vactk.data.shapes import clips
-from vactk.data.shapes.clips import SPLITS, Split, cache_folder, load_shapes, plan, render
+from vactk.data.shapes.clips import SPLITS, Split, load_shapes, plan, render
 from vactk.data.shapes.stills import color_names, load_stills, shape_names
 from vactk.data.shapes.world import MOTIONS, SIZE, Look, draw, track
 from vactk.errors import VactkError
+from vactk.files.paths import cache_folder
 from vactk.video import open_video
 
 OPPOSITES = list(zip(list(MOTIONS)[::2], list(MOTIONS)[1::2], strict=True))

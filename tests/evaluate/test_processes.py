@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from tests.processes import run_processes
-from vactk.data.loading import DataConfig
+from vactk.data.config import DataConfig
 from vactk.data.records import Record, VideoSet
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
-from vactk.evaluate.embed import make_accelerator
-from vactk.evaluate.zeroshot import evaluate, score_classes
+from vactk.evaluate.zero_shot import evaluate, score_classes
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, new_model
+from vactk.models.video_model import ModelConfig, new_model
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.data import trees
-from vactk.data.annotations.formats import read_annotations
+from vactk.data.annotations.classes import known_classes, match_key, read_classes
 from vactk.data.benchmarks import BENCHMARKS
-from vactk.data.classes import known_classes, match_key, read_classes
+from vactk.data.class_subsets import base_and_novel, not_in_k400, random_half, with_classes
 from vactk.data.datasets import find_dataset
-from vactk.data.subsets import base_and_novel, not_in_k400, random_half, with_classes
-from vactk.data.tree import INDEX_NAME, Tree
+from vactk.data.file_tree import INDEX_NAME, FileTree
+from vactk.data.find_annotations import read_annotations
 from vactk.errors import VactkError
-from vactk.evaluate.plan import content_hash, make_plan
 from vactk.evaluate.protocol import Protocol, find_protocol, protocols
+from vactk.evaluate.protocol_splits import content_hash, load_protocol_data
 
 
 def test_every_protocol_is_of_a_benchmark_and_says_what_it_measures():
@@ -43,7 +43,9 @@ def test_unknown_and_contradictory_protocols_are_refused():
 
 def test_the_two_full_sets_of_hmdb51_differ(tmp_path):
     root = trees.hmdb51(tmp_path)
-    whole, split1 = (make_plan(find_protocol(f"HMDB51/{name}"), root) for name in ("ep2", "ep2-5100"))
+    whole, split1 = (
+        load_protocol_data(find_protocol(f"HMDB51/{name}"), root) for name in ("ep2", "ep2-5100")
+    )
     assert (len(whole.videos.records), len(split1.videos.records)) == (12, 9)
     assert whole.hash != split1.hash
     assert "all has 12 videos, published: 6,766" in whole.notes
@@ -51,7 +53,7 @@ def test_the_two_full_sets_of_hmdb51_differ(tmp_path):
 
 
 def test_a_video_of_several_splits_is_read_once(tmp_path):
-    plan = make_plan(find_protocol("hmdb51/ep3"), trees.hmdb51(tmp_path))
+    plan = load_protocol_data(find_protocol("hmdb51/ep3"), trees.hmdb51(tmp_path))
     assert [draw.name for draw in plan.draws] == ["test1", "test2", "test3"]
     assert [len(draw.places) for draw in plan.draws] == [3, 3, 3]
     assert len(plan.videos.records) == len({place for draw in plan.draws for place in draw.places})
@@ -63,10 +65,10 @@ def test_a_video_of_several_splits_is_read_once(tmp_path):
 
 def test_halves_are_drawn_by_a_rule(tmp_path):
     root = trees.hmdb51(tmp_path)
-    plan = make_plan(find_protocol("hmdb51/ep1"), root)
+    plan = load_protocol_data(find_protocol("hmdb51/ep1"), root)
     assert [draw.name for draw in plan.draws] == [f"draw {n}" for n in range(1, 11)]
     assert all(len(draw.classes) == 1 and len(draw.places) == 4 for draw in plan.draws)
-    assert plan == make_plan(find_protocol("hmdb51/ep1"), root)
+    assert plan == load_protocol_data(find_protocol("hmdb51/ep1"), root)
     classes = [f"class {n}" for n in range(101)]
     halves = [random_half(classes, f"x:{n}") for n in range(10)]
     assert all(len(half) == 50 and list(half) == sorted(set(half)) for half in halves)
@@ -79,7 +81,7 @@ def test_halves_are_drawn_by_a_rule(tmp_path):
 def test_base_is_the_more_frequent_half(tmp_path):
     assert base_and_novel([0] * 5 + [1] * 2 + [2] * 2 + [3] + [4] * 2, 5) == ((0, 2, 4), (1, 3))
     root = trees.hmdb51(tmp_path)
-    plan = make_plan(find_protocol("hmdb51/base-to-novel"), root)
+    plan = load_protocol_data(find_protocol("hmdb51/base-to-novel"), root)
     assert [(draw.name, draw.classes) for draw in plan.draws] == [("base", (1, 2)), ("novel", (0,))]
     base = find_dataset("hmdb51/base").load("train1", root=root)
     assert (base.name, base.classes, base.words) == (
@@ -121,10 +123,10 @@ def test_the_hash_is_of_what_is_measured_and_not_of_where_it_lies(tmp_path):
 
 def test_captions_count_where_they_are_what_is_measured(tmp_path):
     root = trees.msrvtt(tmp_path)
-    before = make_plan(find_protocol("msrvtt/1k-a"), root).hash
+    before = load_protocol_data(find_protocol("msrvtt/1k-a"), root).hash
     path = root / "MSRVTT_JSFUSION_test.csv"
     path.write_text(path.read_text().replace("a dog", "a cat"))
-    assert make_plan(find_protocol("msrvtt/1k-a"), root).hash != before
+    assert load_protocol_data(find_protocol("msrvtt/1k-a"), root).hash != before
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def k600(tmp_path):
 
 
 def test_record_lists_are_the_users_and_share_one_numbering(k600):
-    plan = make_plan(find_protocol("k600/zs-val"), k600)
+    plan = load_protocol_data(find_protocol("k600/zs-val"), k600)
     assert len(plan.videos.records) == 3
     for draw, expected in zip(
         plan.draws,
@@ -162,10 +164,10 @@ def test_a_list_that_is_not_there_is_named(k600):
     with pytest.raises(
         VactkError, match=r"k600/zs-val needs its record list for split 2 under .* k600_split2/test.csv"
     ):
-        make_plan(find_protocol("k600/zs-val"), k600)
+        load_protocol_data(find_protocol("k600/zs-val"), k600)
     (k600 / "k600_split1/k600-openset-cls2index.json").write_text('{"arxery": 0, "waving hand": 1}')
     with pytest.raises(VactkError, match="unknown class 'arxery'; did you mean 'archery'"):
-        make_plan(find_protocol("k600/zs-val"), k600)
+        load_protocol_data(find_protocol("k600/zs-val"), k600)
 
 
 def test_classes_that_kinetics_400_has_not():
@@ -187,9 +189,9 @@ def test_protocols_on_the_official_files(data_dir, tmp_path):
         source = data_dir / item["path"]
         (root / source.name).symlink_to(source.absolute())
         found = read_annotations(source, f"{name}-splits")
-        files = [*Tree.scan(root).others, *sorted({entry.video for entry in found.entries})]
+        files = [*FileTree.scan(root).others, *sorted({entry.video for entry in found.entries})]
         (root / INDEX_NAME).write_text(json.dumps({"files": files}))  # as if the videos were there
-        plan = make_plan(find_protocol(f"{name}/ep3"), root)
+        plan = load_protocol_data(find_protocol(f"{name}/ep3"), root)
         for draw, parts in zip(plan.draws, item["expect"]["splits"], strict=True):
             number = draw.name.removeprefix("test")
             assert (len(draw.classes), len(draw.places)) == (
@@ -209,9 +211,9 @@ def test_published_draws_of_kinetics_600(data_dir, tmp_path):
     for path in (official, *tables):
         (tmp_path / path.name).symlink_to(path.absolute())
     videos = [f"{entry.video}.mp4" for entry in read_annotations(official, "kinetics-csv").entries]
-    files = [*Tree.scan(tmp_path).others, *sorted(set(videos))]
+    files = [*FileTree.scan(tmp_path).others, *sorted(set(videos))]
     (tmp_path / INDEX_NAME).write_text(json.dumps({"files": files}))
-    plan = make_plan(find_protocol("k600/zs-official"), tmp_path)
+    plan = load_protocol_data(find_protocol("k600/zs-official"), tmp_path)
     assert [len(draw.classes) for draw in plan.draws] == [160, 160, 160]
     assert (plan.hash == plan.protocol.hash) == (plan.notes == ())
     known = {match_key(label) for label in known_classes("k400")}

@@ -13,11 +13,11 @@ import vactk.torchvision_ops  # noqa: F401
 # isort: split
 import open_clip
 
-from vactk.data.loading import DataConfig
-from vactk.export.build import Samples
-from vactk.export.facts import Labels, Serving
+from vactk.data.config import DataConfig
+from vactk.export.graph_specs import Samples
+from vactk.export.metadata import InferenceSpec, Labels
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import Heads, ModelConfig, new_model
+from vactk.models.video_model import Heads, ModelConfig, new_model
 
 SMALL = {
     "embed_dim": 24,
@@ -68,7 +68,7 @@ def serving():
     def build(*, classes=("run", "jump", "swim"), answer="similarity", **data):
         generator = torch.Generator().manual_seed(1)
         embeddings = torch.nn.functional.normalize(torch.randn(len(classes), 24, generator=generator), dim=-1)
-        return Serving(
+        return InferenceSpec(
             data=DataConfig(**{"num_frames": 3, **data}),
             templates=("a video of {}",),
             source={"name": "small", "recipe": {"dataset": "shapes"}},

@@ -8,10 +8,10 @@ import torch
 
 from vactk.errors import VactkError
 from vactk.export import formats, onnx_files
-from vactk.export.build import Samples, build_parts
 from vactk.export.formats import GRAPHS, ExportConfig, export_model
-from vactk.models.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
-from vactk.models.temporal import FrameAdapterConfig, NoTemporal, STAdapterConfig, TEDAdapterConfig
+from vactk.export.graph_specs import Samples, build_graph_specs
+from vactk.models.temporal.adapters import FrameAdapterConfig, NoTemporal, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
 
 MODULES = {
@@ -168,12 +168,12 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_parts_that_cannot_be(small_model, serving):
     with pytest.raises(VactkError, match="a classifier needs classes: name them with --labels"):
-        build_parts(small_model(), serving(classes=()), wanted=("classifier",))
+        build_graph_specs(small_model(), serving(classes=()), wanted=("classifier",))
     with pytest.raises(VactkError, match="--by class_head needs a checkpoint with a class head"):
-        build_parts(small_model(), serving(answer="class_head"))
+        build_graph_specs(small_model(), serving(answer="class_head"))
     model = small_model(classes=("run", "jump", "swim"))
     with pytest.raises(VactkError, match="view_mean is logits"):
-        build_parts(model, serving(answer="ensemble", view_mean="logits"))
+        build_graph_specs(model, serving(answer="ensemble", view_mean="logits"))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

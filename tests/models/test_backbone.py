@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.toy import initial_embedding, save_toy, toy_config, toy_state_dict
-from vactk.weights.foreign import read_state_dict
+from vactk.weights.torch_file import read_state_dict
 
 SMALL = {  # in the layout of OpenAI's files, heads of 64 channels
     "embed_dim": 32,

@@ -8,14 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from vactk.checkpoints.checkpoint import load_model
+from vactk.checkpoints.load import load_foreign
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model
-from vactk.models.foreign import load_foreign
-from vactk.models.temporal import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.text_tower import TextAdapterConfig
+from vactk.models.video_model import Heads, ModelConfig, new_model
 
 TOY = BackboneConfig(name="toy")
 CLASSES = ("star moving left", "key moving right", "fish moving up")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vactk.models.temporal import NoTemporal, STAdapterConfig, TEDAdapterConfig, TemporalBlock
-from vactk.models.temporal_table import TEMPORAL
+from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.block import TemporalBlock
+from vactk.models.temporal.registry import TEMPORAL
 from vactk.models.video_clip import VideoCLIP, residual_block
 
 ADAPTERS = ["st_adapter", "ted_adapter"]

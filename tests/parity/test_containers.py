@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from vactk.data.loading import DataConfig
+from vactk.checkpoints.load import open_model
+from vactk.data.config import DataConfig
 from vactk.errors import VactkError
-from vactk.export.build import Samples
-from vactk.export.facts import Serving
 from vactk.export.formats import ExportConfig, export_model
+from vactk.export.graph_specs import Samples
+from vactk.export.metadata import InferenceSpec
 from vactk.models.backbone import OPENAI_ENTRIES
-from vactk.models.foreign import open_model
-from vactk.weights.foreign import read_state_dict
+from vactk.weights.torch_file import read_state_dict
 
-SERVING = Serving(data=DataConfig(num_frames=2), templates=("a photo of {}",), source={})
+SERVING = InferenceSpec(data=DataConfig(num_frames=2), templates=("a photo of {}",), source={})
 
 
 def imported(case, name: str):

@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import vactk.torchvision_ops  # noqa: F401
+from vactk.checkpoints.m2clip import rename_m2clip
 from vactk.models.heads import ClassHead, MaskedWordHead
 from vactk.models.losses import contrastive_loss, cross_modal_loss, masked_word_loss
-from vactk.models.temporal import FrameAdapter, FrameAdapterConfig, TEDAdapter, TEDAdapterConfig
+from vactk.models.temporal.adapters import FrameAdapter, FrameAdapterConfig, TEDAdapter, TEDAdapterConfig
 from vactk.models.text_tower import TextAdapter, TextAdapterConfig
 from vactk.models.video_clip import VideoCLIP
 from vactk.text.words import PromptMasker
 from vactk.train.optim import OptimConfig, parameter_groups
-from vactk.weights.foreign import read_state_dict
-from vactk.weights.m2clip import rename_m2clip
+from vactk.weights.torch_file import read_state_dict
 
 # isort: split
 import open_clip

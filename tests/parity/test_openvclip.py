@@ -10,29 +10,29 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import vactk.torchvision_ops  # noqa: F401
+from vactk.checkpoints.load import load_foreign
+from vactk.checkpoints.merge import plan_merge, save_merged
+from vactk.checkpoints.merge_inputs import open_merge_input
+from vactk.checkpoints.openvclip import rename_openvclip
 from vactk.config import build
-from vactk.evaluate.embed import class_embeddings, similarity_scorer
+from vactk.evaluate.classifier import class_embeddings, similarity_scorer
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, new_model
-from vactk.models.foreign import load_foreign
-from vactk.models.frame_attention import (
+from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig
+from vactk.models.temporal.frame_attention import (
     CrossFrameAttentionConfig,
     NeighbourAttention,
     NeighbourAttentionConfig,
 )
-from vactk.models.merging import plan_mixture, save_mixture
-from vactk.models.sides import open_side
-from vactk.models.temporal import NoTemporal, STAdapterConfig
 from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.models.video_model import ModelConfig, new_model
 from vactk.text.templates import choose_templates
-from vactk.train.interpolated import Anchor, InterpolatedConfig
+from vactk.train.class_prompts import ClassPrompts
+from vactk.train.interpolated_weights import Anchor, InterpolatedConfig
 from vactk.train.optim import parameter_groups, peak_lr, schedule
-from vactk.train.prompts import ClassPrompts
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.task import TaskConfig, VideoTextTask, choose_trained
-from vactk.weights.foreign import read_state_dict
-from vactk.weights.merge import average, interpolation
-from vactk.weights.openvclip import rename_openvclip
+from vactk.weights.arithmetic import average, interpolation
+from vactk.weights.torch_file import read_state_dict
 
 # isort: split
 import open_clip
@@ -195,8 +195,8 @@ def test_class_embeddings_and_video_logits(case):
 
 def mixed_file(paths, weights, output):
     """All tensors of the mixture, under CLIP's names."""
-    mixture = plan_mixture([open_side(path, {}) for path in paths])
-    save_mixture(output, mixture, lambda _: weights, {})
+    mixture = plan_merge([open_merge_input(path, {}) for path in paths])
+    save_merged(output, mixture, lambda _: weights, {})
     return {name.removeprefix("clip."): tensor for name, tensor in load_file(output).items()}
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from tests.video.conftest import write_video
-from vactk.data.loading import DataConfig
-from vactk.evaluate.embed import make_accelerator
+from vactk.data.config import DataConfig
+from vactk.distributed import make_accelerator
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import ModelConfig, new_model
-from vactk.retrieval.index import Reading
-from vactk.retrieval.store import Facts
-from vactk.retrieval.windows import WindowConfig
+from vactk.models.video_model import ModelConfig, new_model
+from vactk.retrieval.index.store import IndexMetadata
+from vactk.retrieval.index.update import EmbeddingConfig
+from vactk.retrieval.index.windows import WindowConfig
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +34,16 @@ def folder(tmp_path):
     return folder
 
 
-def reading(length_s: float = 0.0, stride_s: float = 0.0, **data) -> Reading:
+def reading(length_s: float = 0.0, stride_s: float = 0.0, **data) -> EmbeddingConfig:
     """Three frames of each window, read in this process."""
-    return Reading(
+    return EmbeddingConfig(
         data=DataConfig(num_frames=3, workers=0, **data),
         windows=WindowConfig(length_s=length_s, stride_s=stride_s),
     )
 
 
-def facts(dim: int = 8) -> Facts:
+def facts(dim: int = 8) -> IndexMetadata:
     """Of an index of random vectors."""
-    return Facts(
+    return IndexMetadata(
         dim=dim, fingerprint="f", model={"stated": {"backbone": {"name": "toy"}}}, reading=reading().to_json()
     )

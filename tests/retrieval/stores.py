@@ -8,27 +8,27 @@ import torch
 import torch.nn.functional as F
 
 from vactk.data.records import Record
-from vactk.retrieval.store import Embedded, FileState, Item, Restriction
+from vactk.retrieval.index.store import FileState, IndexItem, Restriction, VideoEmbeddings
 
 DIM = 8
 
 
-def embedded(number: int, *, windows: int = 1, label: str = "", source: str = "here") -> Embedded:
+def embedded(number: int, *, windows: int = 1, label: str = "", source: str = "here") -> VideoEmbeddings:
     """Video `number`, whose vectors depend on that alone."""
     generator = torch.Generator().manual_seed(number)
     vectors = F.normalize(torch.randn(windows, DIM, generator=generator), dim=-1)
-    item = Item(
+    item = IndexItem(
         record=Record(video=Path(f"/videos/Clip {number}.mp4")),
         state=FileState(100 + number, 5),
         label=label,
         source=source,
     )
-    return Embedded(item=item, spans=[(float(n), n + 1.0) for n in range(windows)], vectors=vectors)
+    return VideoEmbeddings(item=item, spans=[(float(n), n + 1.0) for n in range(windows)], vectors=vectors)
 
 
-def unreadable(number: int) -> Embedded:
+def unreadable(number: int) -> VideoEmbeddings:
     """A video that has no vectors."""
-    return Embedded(item=embedded(number).item, problem=f"cannot read 'Clip {number}.mp4'")
+    return VideoEmbeddings(item=embedded(number).item, problem=f"cannot read 'Clip {number}.mp4'")
 
 
 def content(store) -> set[tuple[str, float, float, str]]:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.retrieval.test_index import Made
 
 from tests.processes import run_processes
 from tests.retrieval.conftest import reading
-from tests.retrieval.test_index import Made
 from vactk.data.records import Record, VideoSet
-from vactk.evaluate.embed import make_accelerator
-from vactk.retrieval.measure import measure_retrieval
+from vactk.distributed import make_accelerator
+from vactk.retrieval.evaluate import evaluate_retrieval
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -16,7 +16,7 @@ from vactk.retrieval.measure import measure_retrieval
 def test_an_index_by_several_processes_is_that_of_one(
     model, accelerator, folder, tmp_path, world, set_up, monkeypatch
 ):
-    monkeypatch.setattr("vactk.retrieval.windows.CHUNK", 3)  # videos in pieces, on different processes
+    monkeypatch.setattr("vactk.retrieval.index.windows.CHUNK", 3)  # videos in pieces, on different processes
     (folder / "broken.mp4").write_bytes(b"not a video")
     one = Made(model, accelerator, folder, tmp_path / "one", set_up)
     change = one.add()
@@ -42,7 +42,7 @@ def test_retrieval_measured_by_several_processes_is_that_of_one(model, accelerat
     videos = VideoSet(name="mine", split="all", classes=(), words=(), records=records)
 
     def measure(accelerator):
-        return measure_retrieval(model, videos, reading(), accelerator, batch_size=2).to_json()
+        return evaluate_retrieval(model, videos, reading(), accelerator, batch_size=2).to_json()
 
     many = run_processes(3, lambda rank: measure(make_accelerator("cpu", "fp32")))
     assert many == [measure(accelerator)] * 3

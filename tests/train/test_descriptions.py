@@ -14,15 +14,17 @@ from typer.testing import CliRunner
 from tests.models.conftest import tiny_clip  # noqa: F401
 from vactk.cli.app import app
 from vactk.config import build, merge, parse_overrides
-from vactk.data.batches import TrainBatches
+from vactk.data.batch_sampler import TrainBatches
+from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.datasets import find_dataset
-from vactk.data.loading import DataConfig, Picture, VideoDataset, train_loader
-from vactk.models.checkpoint import Heads, new_model
-from vactk.models.losses import pair_loss
+from vactk.data.video_dataset import VideoDataset, train_loader
+from vactk.models.losses import clip_loss
 from vactk.models.text_tower import TextAdapterConfig, TextTower
+from vactk.models.video_model import Heads, new_model
 from vactk.train.descriptions import DescriptionTexts
 from vactk.train.recipe import Recipe, read_recipe
-from vactk.train.run import Interrupted, build_task, train
+from vactk.train.run import Interrupted, train
+from vactk.train.setup import build_task
 
 QUICK = ["data.workers=0", "data.num_frames=2", "run.batch_size=4", "run.epochs=1", "average.every_epochs=0"]
 END = 59  # the largest token ends a text
@@ -55,17 +57,17 @@ def test_pair_loss_against_the_formula_in_loops():
                 14.0 * sum(float(x) * float(y) for x, y in zip(a[i], b[j], strict=True)) for j in range(5)
             ]
             total -= math.log(math.exp(logits[i]) / sum(math.exp(x) for x in logits)) / 5
-    assert float(pair_loss(video, text, torch.tensor(14.0))) == pytest.approx(total / 2, rel=1e-5)
+    assert float(clip_loss(video, text, torch.tensor(14.0))) == pytest.approx(total / 2, rel=1e-5)
 
 
 def test_pair_loss_is_symmetric_and_does_not_depend_on_the_order():
     torch.manual_seed(0)
     video, text = (F.normalize(torch.randn(6, 8), dim=-1) for _ in range(2))
     scale, order = torch.tensor(9.0), torch.randperm(6)
-    loss = pair_loss(video, text, scale)
-    torch.testing.assert_close(pair_loss(text, video, scale), loss)
-    torch.testing.assert_close(pair_loss(video[order], text[order], scale), loss)
-    assert pair_loss(video[:1], text[:1], scale) == 0
+    loss = clip_loss(video, text, scale)
+    torch.testing.assert_close(clip_loss(text, video, scale), loss)
+    torch.testing.assert_close(clip_loss(video[order], text[order], scale), loss)
+    assert clip_loss(video[:1], text[:1], scale) == 0
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -151,7 +153,7 @@ def test_the_loss_is_the_pair_loss_of_the_described_videos(videos, described, to
     with torch.no_grad():
         text = F.normalize(model.clip.text.encode(model.backbone.tokenize(own)), dim=-1)
         seen = F.normalize(model.clip.video_features(video).frames, dim=-1).mean(1)[[0, 2, 3]]
-        wanted = pair_loss(seen, text, scale)
+        wanted = clip_loss(seen, text, scale)
     torch.testing.assert_close(found["descriptions"], wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["loss"], found["cross_modal"] + found["descriptions"])
     nothing = task(video[:2], labels[:2], torch.tensor([0, 1]), torch.zeros(2))
@@ -160,7 +162,7 @@ def test_the_loss_is_the_pair_loss_of_the_described_videos(videos, described, to
 
 
 def test_a_draw_is_the_videos_own_in_every_epoch(videos):
-    picture = Picture(32, (0.5,) * 3, (0.5,) * 3)
+    picture = ImageSpec(32, (0.5,) * 3, (0.5,) * 3)
     dataset = VideoDataset(videos.records, DataConfig(num_frames=1, workers=0), picture, train=True, seed=1)
 
     def draws(rank, world):

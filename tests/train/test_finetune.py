@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vactk.checkpoints.checkpoint import load_model
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import VactkError
-from vactk.models.checkpoint import load_model
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import LAST, Interrupted, train
 

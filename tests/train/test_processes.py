@@ -14,9 +14,9 @@ from tests.processes import run_processes
 from tests.train.conftest import Quiet
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import RestartError, VactkError
-from vactk.train.engine import Engine
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import Interrupted, train
+from vactk.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("small_shapes")
 SIX = ("run.batch_size=6",)
@@ -127,7 +127,7 @@ def test_a_run_may_go_on_on_another_number_of_processes(tmp_path, quick_recipe):
 
 
 def test_a_step_that_is_left_out_is_left_out_everywhere(tmp_path, quick_recipe, monkeypatch):
-    real = Engine._losses
+    real = Trainer._losses
 
     def losses(self, batch):
         found = real(self, batch)
@@ -135,7 +135,7 @@ def test_a_step_that_is_left_out_is_left_out_everywhere(tmp_path, quick_recipe, 
             found["loss"] = found["loss"] * torch.nan
         return found
 
-    monkeypatch.setattr(Engine, "_losses", losses)
+    monkeypatch.setattr(Trainer, "_losses", losses)
     results = on_processes(2, quick_recipe(*SIX), tmp_path / "run")
     assert [result.skipped for result in results] == [1, 1]
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
@@ -143,14 +143,14 @@ def test_a_step_that_is_left_out_is_left_out_everywhere(tmp_path, quick_recipe, 
 
 
 def test_where_memory_runs_out_all_processes_can_begin_anew(tmp_path, quick_recipe, monkeypatch):
-    real = Engine._losses
+    real = Trainer._losses
 
     def losses(self, batch):
         if len(batch.places) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, batch)
 
-    monkeypatch.setattr(Engine, "_losses", losses)
+    monkeypatch.setattr(Trainer, "_losses", losses)
     recipe = quick_recipe(*SIX, "run.batch_size=12", "run.auto_accumulate=true")
     errors = on_processes(2, recipe, tmp_path / "run")
     for error in errors:

@@ -4,7 +4,7 @@ import pytest
 
 from vactk.config import build
 from vactk.models.backbone import BackboneConfig
-from vactk.models.checkpoint import Heads, ModelConfig, new_model
+from vactk.models.video_model import Heads, ModelConfig, new_model
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
 from vactk.train.recipe import Recipe, read_recipe, recipe_names

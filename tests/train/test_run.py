@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vactk.checkpoints.checkpoint import load_model
 from vactk.config import build, read_yaml
 from vactk.errors import VactkError
-from vactk.models.checkpoint import load_model
 from vactk.train.recipe import Recipe
 from vactk.train.run import Interrupted, train
 
@@ -157,7 +157,7 @@ def test_broken_training_videos_are_skipped_counted_and_listed(tmp_path, quick_r
 def test_a_full_disk_ends_the_run_with_the_states_before_it_intact(
     tmp_path, quick_recipe, reporter, monkeypatch
 ):
-    from vactk.train import run_folder
+    from vactk.train import run_dir
 
     real, saved = torch.save, []
 
@@ -170,10 +170,10 @@ def test_a_full_disk_ends_the_run_with_the_states_before_it_intact(
         saved.append(path)
         real(state, path)
 
-    monkeypatch.setattr(run_folder.torch, "save", full)
+    monkeypatch.setattr(run_dir.torch, "save", full)
     with pytest.raises(VactkError, match=r"cannot write '.*step-.*\.pt': .*free some space"):
         train(quick_recipe(), tmp_path / "run", resume=False, reporter=reporter)
-    monkeypatch.setattr(run_folder.torch, "save", real)
+    monkeypatch.setattr(run_dir.torch, "save", real)
     assert len(list((tmp_path / "run" / "states").iterdir())) == 2
     train(quick_recipe(), tmp_path / "run", resume=True, reporter=reporter)
 
@@ -190,9 +190,9 @@ def test_metrics_reach_tensorboard(tmp_path, quick_recipe, reporter):
 
 
 def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path, quick_recipe, reporter, monkeypatch):
-    from vactk.train import engine
+    from vactk.train import trainer
 
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(VactkError, match=r"run\.tracker=wandb needs a package: pip install 'vactk\[wandb\]'"):
         train(quick_recipe("run.tracker=wandb"), tmp_path / "run", resume=False, reporter=reporter)
 

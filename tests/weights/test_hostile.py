@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vactk.checkpoints.load import open_model
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone
-from vactk.models.foreign import open_model
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import vactk
-from vactk.cli import launch
+from vactk.cli import processes
 from vactk.cli.data import data_app
 from vactk.cli.export import export
 from vactk.cli.interpolate import interpolate
@@ -25,7 +25,7 @@ class VactkGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Keep the whole command line, for processes that are started with the same one."""
-        launch.command_line.set(tuple(args))
+        processes.command_line.set(tuple(args))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -35,18 +35,18 @@ class VactkGroup(TyperGroup):
         except VactkError as error:
             if os.environ.get("VACTK_DEBUG"):
                 raise
-            launch.report(error)
-            raise typer.Exit(launch.FAILED) from None
+            processes.report(error)
+            raise typer.Exit(processes.FAILED) from None
         except (
             OSError
         ) as error:  # of a file that the command reads or writes: elsewhere it has a better message
             if os.environ.get("VACTK_DEBUG") or error.filename is None:
                 raise
-            launch.report(VactkError(f"'{error.filename}': {error.strerror}"))
-            raise typer.Exit(launch.FAILED) from None
+            processes.report(VactkError(f"'{error.filename}': {error.strerror}"))
+            raise typer.Exit(processes.FAILED) from None
         except KeyboardInterrupt as interrupt:
-            launch.report_interrupt(interrupt)
-            raise typer.Exit(launch.INTERRUPTED) from None
+            processes.report_interrupt(interrupt)
+            raise typer.Exit(processes.INTERRUPTED) from None
 
 
 app = typer.Typer(

@@ -12,9 +12,9 @@ from vactk.cli.display import display, print_json, print_line, print_table
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from vactk.data.check import CheckReport
-    from vactk.data.prepare import State
     from vactk.data.records import VideoSet
+    from vactk.data.tools.check import CheckReport
+    from vactk.data.tools.prepare import BenchmarkStatus
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A benchmark, such as hmdb51.")]
@@ -33,7 +33,7 @@ def data() -> None:
 def list_datasets(data_root: options.DataRoot = None, json: options.Json = False) -> None:
     """Show the benchmarks: where they are on this machine, and how complete."""
     from vactk.data.benchmarks import BENCHMARKS
-    from vactk.data.prepare import look
+    from vactk.data.tools.prepare import inspect_benchmark
     from vactk.evaluate.protocol import protocols
 
     found: list[dict[str, Any]] = []
@@ -41,7 +41,7 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
         item: dict[str, Any] = {"dataset": name, "title": benchmark.title, "page": benchmark.page}
         item["protocols"] = [p for p, protocol in protocols().items() if protocol.dataset == name]
         try:
-            item |= {"found": True, **_state_json(look(benchmark, data_root))}
+            item |= {"found": True, **_state_json(inspect_benchmark(benchmark, data_root))}
         except VactkError as error:
             item |= {"found": False, "reason": str(error)}
         found.append(item)
@@ -75,8 +75,8 @@ def prepare(name: Name, data_root: options.DataRoot = None, json: options.Json =
         vactk data prepare hmdb51 --data-root /data/hmdb51
     """
     from vactk.data.benchmarks import find_benchmark
-    from vactk.data.prepare import RECORDS_NAME
-    from vactk.data.prepare import prepare as run
+    from vactk.data.tools.prepare import RECORDS_NAME
+    from vactk.data.tools.prepare import prepare as run
 
     with display() as shown:
         state = run(find_benchmark(name), data_root, shown.progress("archives"))
@@ -120,7 +120,7 @@ def check(
         vactk data check hmdb51 --split test1
         vactk data check my_clips/
     """
-    from vactk.data.check import check_videos, write_report
+    from vactk.data.tools.check import check_videos, write_report
 
     videos = _videos(source, split, data_root)
     with display() as shown:
@@ -158,7 +158,7 @@ def convert(
     """
     from dataclasses import asdict
 
-    from vactk.data.convert import convert as run
+    from vactk.data.tools.convert import convert as run
 
     with display() as shown:
         result = run(
@@ -224,8 +224,8 @@ def cache(
 def _videos(source: str, split: str | None, root: Path | None) -> VideoSet:
     """The records to check: a split, or by default all that the source lists. Files may be missing."""
     from vactk.data.benchmarks import ALIASES, BENCHMARKS
+    from vactk.data.custom_dataset import is_user_data, open_user_data
     from vactk.data.datasets import find_dataset
-    from vactk.data.user_data import is_user_data, open_user_data
 
     name = ALIASES.get(source.lower(), source)
     if name in BENCHMARKS:
@@ -242,12 +242,12 @@ def _videos(source: str, split: str | None, root: Path | None) -> VideoSet:
 
 def _num_workers(asked: int | None) -> int:
     """Unlike loading beside training, nothing else needs the processors."""
-    from vactk.data.workers import usable_processors
+    from vactk.data.worker_pool import usable_processors
 
     return usable_processors() if asked in (None, -1) else int(asked or 0)
 
 
-def _state_json(state: State) -> dict[str, Any]:
+def _state_json(state: BenchmarkStatus) -> dict[str, Any]:
     return {
         "root": str(state.root),
         "complete": state.complete,

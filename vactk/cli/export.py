@@ -9,7 +9,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.cli.exporting import Asked, run_export
+from vactk.cli.exporting import ExportOptions, run_export
 from vactk.cli.labels import read_labels
 from vactk.cli.zeroshot import refuse
 from vactk.config import nest
@@ -152,7 +152,7 @@ def export(
         "data.views": views,
         "data.decoder": decoder,
     }
-    asked = Asked(
+    asked = ExportOptions(
         checkpoint=checkpoint,
         overrides=nest(given),
         labels=None if labels is None else read_labels(labels),

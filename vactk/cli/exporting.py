@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vactk.cli.display import Display
-from vactk.cli.models import load_for_testing
+from vactk.cli.models import load_for_evaluation
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vactk.data.loading import DataConfig
+    from vactk.data.config import DataConfig
     from vactk.data.records import VideoSet
-    from vactk.export.build import Samples
-    from vactk.export.facts import Labels, Serving
-    from vactk.models.checkpoint import VideoModel
+    from vactk.export.graph_specs import Samples
+    from vactk.export.metadata import InferenceSpec, Labels
+    from vactk.models.video_model import VideoModel
     from vactk.train.recipe import Recipe
 
 CHECKED_VIDEOS = 2
@@ -27,7 +27,7 @@ CHECK_TEXTS = ("a photo of a dog", "a video of a person riding a horse", "juggli
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class ExportOptions:
     """What the options ask for, before any model is loaded."""
 
     checkpoint: Path | None
@@ -44,16 +44,16 @@ class Asked:
     measure: int
 
 
-def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
+def run_export(asked: ExportOptions, shown: Display) -> dict[str, Any]:
     """Everything that the command does; its result. Raises VactkError as the parts do."""
     from vactk.errors import pick
-    from vactk.export.build import PARTS, refuse_without_labels
-    from vactk.export.folder import refuse_existing
     from vactk.export.formats import ExportConfig, export_model
+    from vactk.export.graph_specs import GRAPHS, refuse_without_labels
+    from vactk.files.atomic import refuse_existing
 
     config = ExportConfig(**asked.settings)
     for name in config.parts:
-        pick(PARTS, name, "part")
+        pick(GRAPHS, name, "part")
     if config.precision == "int8" and config.parts and "video" not in config.parts:
         raise VactkError("--quantize measures its loss with the video encoder: add --part video")
     refuse_existing(asked.output)
@@ -62,7 +62,7 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
 
         require("onnx", "onnxscript", "onnxruntime", "onnxconverter_common")
     results = read_results(asked.results) or run_results(asked.checkpoint)
-    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {}, shown.message)
+    model, recipe = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
     videos = _find_videos(asked, shown, needed=config.precision == "int8")
     labels = _labels(asked, model, recipe, videos)
     refuse_without_labels(config.parts, labels)
@@ -89,7 +89,7 @@ def run_export(asked: Asked, shown: Display) -> dict[str, Any]:
     }
 
 
-def _find_videos(asked: Asked, shown: Display, *, needed: bool) -> VideoSet | None:
+def _find_videos(asked: ExportOptions, shown: Display, *, needed: bool) -> VideoSet | None:
     """The dataset that is checked on, unless the user's own files are enough."""
     from vactk.data.datasets import find_dataset
 
@@ -105,10 +105,12 @@ def _find_videos(asked: Asked, shown: Display, *, needed: bool) -> VideoSet | No
     return dataset.load(split, root=asked.data_root, progress=shown.progress(f"{name}: videos"))
 
 
-def _labels(asked: Asked, model: VideoModel, recipe: Recipe, videos: VideoSet | None) -> Labels | None:
+def _labels(
+    asked: ExportOptions, model: VideoModel, recipe: Recipe, videos: VideoSet | None
+) -> Labels | None:
     """The classes of the classifier; None where nothing names any."""
-    from vactk.export.facts import Labels
-    from vactk.models.checkpoint import unnamed
+    from vactk.export.metadata import Labels
+    from vactk.models.video_model import unnamed
     from vactk.text.templates import as_words
 
     trained = model.heads.classes
@@ -126,23 +128,23 @@ def _labels(asked: Asked, model: VideoModel, recipe: Recipe, videos: VideoSet | 
 def _embed(model: VideoModel, recipe: Recipe, words: tuple[str, ...]) -> Tensor:
     import torch
 
-    from vactk.evaluate.embed import class_embeddings
+    from vactk.evaluate.classifier import class_embeddings
     from vactk.text.templates import choose_templates
 
     return class_embeddings(model, words, choose_templates(recipe.templates), torch.device("cpu"))
 
 
 def _serving(
-    asked: Asked,
+    asked: ExportOptions,
     model: VideoModel,
     recipe: Recipe,
     labels: Labels | None,
     results: tuple[dict[str, Any], ...],
-) -> Serving:
-    from vactk.export.facts import Serving
+) -> InferenceSpec:
+    from vactk.export.metadata import InferenceSpec
     from vactk.text.templates import choose_templates
 
-    return Serving(
+    return InferenceSpec(
         data=recipe.data,
         templates=choose_templates(recipe.templates),
         source={**describe_source(asked.checkpoint, model), "results": results},
@@ -153,7 +155,7 @@ def _serving(
 
 def describe_source(checkpoint: Path | None, model: VideoModel) -> dict[str, Any]:
     """Which model this is: for metadata and model cards."""
-    from vactk.weights.stream import sha256
+    from vactk.files.hashing import sha256
 
     if checkpoint is None:
         return {"name": f"{model.config.backbone.name} as a video model"}
@@ -191,7 +193,7 @@ def run_results(checkpoint: Path | None) -> tuple[dict[str, Any], ...]:
 
 
 def _samples(
-    asked: Asked,
+    asked: ExportOptions,
     model: VideoModel,
     data: DataConfig,
     videos: VideoSet | None,
@@ -199,17 +201,18 @@ def _samples(
     shown: Display,
 ) -> Samples:
     """Frames of real videos, as they are evaluated, and real texts."""
-    from vactk.data.loading import Picture, VideoDataset
+    from vactk.data.config import ImageSpec
     from vactk.data.records import Record
-    from vactk.export.accuracy import some_videos
-    from vactk.export.build import Samples
+    from vactk.data.video_dataset import VideoDataset
+    from vactk.export.graph_specs import Samples
+    from vactk.export.quantization_loss import some_videos
 
     if asked.videos:
         records = tuple(Record(video=path) for path in asked.videos)
     else:
         assert videos is not None
         records = some_videos(videos, CHECKED_VIDEOS).records
-    picture = Picture(model.backbone.image_size, model.backbone.mean, model.backbone.std)
+    picture = ImageSpec(model.backbone.image_size, model.backbone.mean, model.backbone.std)
     dataset = VideoDataset(records, data, picture, train=False)
     views = []
     for place in range(len(records)):
@@ -223,11 +226,16 @@ def _samples(
 
 
 def _measure(
-    asked: Asked, model: VideoModel, recipe: Recipe, videos: VideoSet | None, file: Path, shown: Display
+    asked: ExportOptions,
+    model: VideoModel,
+    recipe: Recipe,
+    videos: VideoSet | None,
+    file: Path,
+    shown: Display,
 ) -> dict[str, Any]:
-    from vactk.export.accuracy import measure_loss, some_videos
+    from vactk.export.modules import VideoEncoder
     from vactk.export.onnx_files import run_onnx
-    from vactk.export.parts import VideoEncoder
+    from vactk.export.quantization_loss import int8_accuracy_drop, some_videos
 
     assert videos is not None
     if not videos.classes:
@@ -235,7 +243,7 @@ def _measure(
             f"{videos.name} has no classes to measure the loss of --quantize on: name another --dataset"
         )
     chosen = some_videos(videos, asked.measure)
-    loss = measure_loss(
+    loss = int8_accuracy_drop(
         model,
         VideoEncoder(model.clip, model.config.similarity).eval(),
         run_onnx(file),
@@ -247,7 +255,7 @@ def _measure(
     return loss.to_json()
 
 
-def _checked_on(asked: Asked, videos: VideoSet | None) -> str:
+def _checked_on(asked: ExportOptions, videos: VideoSet | None) -> str:
     if asked.videos or videos is None:
         return ", ".join(map(str, asked.videos))
     return f"{videos.name}, {videos.split}"

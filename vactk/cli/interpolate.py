@@ -9,8 +9,15 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.cli.mixing import check_count, choose_output, find_files, read_alpha_of, read_mix, refuse_same
-from vactk.cli.mixture import Mixing, find_sets
+from vactk.cli.mixing import (
+    check_count,
+    choose_output,
+    find_files,
+    read_alpha_of,
+    read_merge_options,
+    refuse_same,
+)
+from vactk.cli.mixture import MergeRun, find_sets
 from vactk.config import nest
 from vactk.errors import VactkError
 
@@ -101,7 +108,7 @@ def interpolate(
         vactk interpolate a.safetensors b.safetensors --alpha 0.5
         vactk interpolate runs/first --sweep 0:1:0.1 --dataset shapes
     """
-    mix = read_mix(alpha, weights, soup, task_vector, sweep)
+    mix = read_merge_options(alpha, weights, soup, task_vector, sweep)
     parts = read_alpha_of(alpha_of or [])
     if parts and mix.alpha is None and mix.alphas is None:
         raise VactkError("--alpha-of changes an --alpha or a --sweep: give one of them")
@@ -132,7 +139,7 @@ def interpolate(
     }
     with display() as shown:
         sets = find_sets(dataset or [], split)
-        work = Mixing(mix, parts, nest(given), shown)
+        work = MergeRun(mix, parts, nest(given), shown)
         work.open(files, with_original=with_original, heads=not drop_heads)
         if mix.alphas is not None:
             result = work.sweep(sets, target, curve or Path("sweep"))

@@ -15,7 +15,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
 
 
 @dataclass(frozen=True)
-class Mix:
+class MergeOptions:
     """One way to mix: exactly one of its fields is set."""
 
     alpha: float | None = None
@@ -25,9 +25,9 @@ class Mix:
     alphas: tuple[float, ...] | None = None  # of a sweep
 
 
-def read_mix(
+def read_merge_options(
     alpha: float | None, weights: str | None, soup: str | None, task_vector: float | None, sweep: str | None
-) -> Mix:
+) -> MergeOptions:
     """The options as a Mix. Raises VactkError unless exactly one is given, and it makes sense."""
     given = [mode for mode, value in zip(MODES, (alpha, weights, soup, task_vector, sweep), strict=True)
              if value is not None]  # fmt: skip
@@ -37,7 +37,7 @@ def read_mix(
     for name, value in (("--alpha", alpha), ("--task-vector", task_vector)):
         if value is not None and not math.isfinite(value):
             raise VactkError(f"{name} must be a number, got {value}")
-    return Mix(
+    return MergeOptions(
         alpha=alpha,
         weights=None if weights is None else _read_weights(weights),
         soup=None if soup is None else pick(SOUPS, soup, "kind of soup"),
@@ -108,7 +108,7 @@ def find_files(paths: list[Path]) -> list[Path]:
     return found
 
 
-def refuse_same(files: list[Path], mix: Mix) -> None:
+def refuse_same(files: list[Path], mix: MergeOptions) -> None:
     """Raises VactkError when two files are the same; A + x (B - A) is fine."""
     for i, one in enumerate(files):
         for j, two in enumerate(files[:i]):
@@ -118,7 +118,7 @@ def refuse_same(files: list[Path], mix: Mix) -> None:
                 )
 
 
-def check_count(files: list[Path], mix: Mix, *, with_original: bool) -> None:
+def check_count(files: list[Path], mix: MergeOptions, *, with_original: bool) -> None:
     """Raises VactkError when the way to mix asks for another number of files."""
     count = len(files)
     if (mix.alpha is not None or mix.alphas is not None) and count + with_original != 2:

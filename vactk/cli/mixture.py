@@ -8,43 +8,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vactk.cli.display import Display, is_main_process
-from vactk.cli.mixing import Mix, next_free
+from vactk.cli.mixing import MergeOptions, next_free
 from vactk.errors import VactkError, pick
 
 if TYPE_CHECKING:
+    from vactk.checkpoints.merge import MergePlan
+    from vactk.checkpoints.merge_inputs import MergeInput
     from vactk.data.records import VideoSet
-    from vactk.evaluate.mixtures import Point, Protocol
-    from vactk.models.checkpoint import VideoModel
-    from vactk.models.merging import Mixture
-    from vactk.models.sides import Side
-    from vactk.weights.merge import Coefficients
+    from vactk.evaluate.alpha_sweep import EvalSettings, Point
+    from vactk.models.video_model import VideoModel
+    from vactk.weights.arithmetic import Coefficients
 
 
-class Mixing:
+class MergeRun:
     """A mixture under way: its sides, and what was said about them."""
 
-    def __init__(self, mix: Mix, parts: dict[str, float], overrides: dict[str, Any], shown: Display) -> None:
+    def __init__(
+        self, mix: MergeOptions, parts: dict[str, float], overrides: dict[str, Any], shown: Display
+    ) -> None:
         self.mix = mix
         self.parts = parts
         self.overrides = overrides
         self.shown = shown
         self.notes: list[str] = []
-        self.sides: list[Side] = []
-        self.mixture: Mixture
+        self.sides: list[MergeInput] = []
+        self.mixture: MergePlan
 
     def open(self, files: list[Path], *, with_original: bool, heads: bool) -> None:
         """Read what the files are, and make them alike."""
-        from vactk.models.merging import plan_mixture
-        from vactk.models.sides import backbone_side, open_side
+        from vactk.checkpoints.merge import plan_merge
+        from vactk.checkpoints.merge_inputs import backbone_side, open_merge_input
 
         stated = self.overrides.get("model", {})
         with ThreadPoolExecutor() as pool:  # hashing takes most of the time, and threads share it
-            self.sides = list(pool.map(lambda file: open_side(file, stated), files))
+            self.sides = list(pool.map(lambda file: open_merge_input(file, stated), files))
         backbone = stated.get("backbone", {})
         if with_original and "name" in backbone and not self.sides[0].is_foreign:
             self.sides.insert(0, backbone_side(backbone))
             with_original = False
-        self.mixture = plan_mixture(self.sides, with_original=with_original, heads=heads)
+        self.mixture = plan_merge(self.sides, with_original=with_original, heads=heads)
         self.notes += self.mixture.notes
         self._note_oddities()
         for note in self.notes:
@@ -71,15 +73,15 @@ class Mixing:
 
     def coefficients(self, alpha: float) -> Coefficients:
         """(1 - alpha) A + alpha B, with the parts that have an alpha of their own."""
-        from vactk.models.parts import by_part
-        from vactk.weights.merge import interpolation
+        from vactk.checkpoints.name_patterns import select_by_pattern
+        from vactk.weights.arithmetic import interpolation
 
-        own = by_part(self.parts, self.mixture.names)
+        own = select_by_pattern(self.parts, self.mixture.names)
         return lambda name: interpolation(own.get(name, alpha))
 
     def save(self, target: Path, sets: Sequence[MeasuredSet]) -> dict[str, Any]:
         """Write the mixture that was asked for."""
-        from vactk.weights.merge import average, task_vector
+        from vactk.weights.arithmetic import average, task_vector
 
         mix, tried = self.mix, None
         if mix.alpha is not None:
@@ -100,7 +102,7 @@ class Mixing:
     def _write(
         self, target: Path, chosen: Coefficients, alpha: float | None, formula: str, extra: dict[str, Any]
     ) -> dict[str, Any]:
-        from vactk.models.merging import save_mixture
+        from vactk.checkpoints.merge import save_merged
 
         shares = chosen("") if not self.parts else [None] * len(self.mixture.parts)
         hashes = {side.label: side.sha256 for side in self.sides}
@@ -111,11 +113,11 @@ class Mixing:
         info = {"alpha": alpha, "formula": formula, "alpha_of": self.parts, "parents": parents}
         progress = self.shown.progress(f"writing {target}")
         if is_main_process():
-            save_mixture(target, self.mixture, chosen, {**info, "notes": self.notes, **extra}, progress)
+            save_merged(target, self.mixture, chosen, {**info, "notes": self.notes, **extra}, progress)
         return {"output": str(target), **info, "notes": self.notes, **extra}
 
     def _greedy(self, sets: Sequence[MeasuredSet]) -> tuple[list[float], list[dict[str, Any]]]:
-        from vactk.evaluate.mixtures import greedy_soup
+        from vactk.evaluate.alpha_sweep import greedy_soup
 
         if len(sets) != 1:
             raise VactkError("a greedy soup is made on one split: give one --dataset, and its --split")
@@ -125,8 +127,8 @@ class Mixing:
 
     def sweep(self, sets: Sequence[MeasuredSet], target: Path | None, stem: Path) -> dict[str, Any]:
         """Measure every alpha, draw the curve, and write the best mixture if there is a place for it."""
-        from vactk.cli.curve import can_draw, draw_curve
-        from vactk.evaluate.mixtures import best_point, sweep
+        from vactk.evaluate.alpha_sweep import best_point, sweep
+        from vactk.evaluate.curve import can_draw, draw_curve
 
         if not can_draw():
             self._say("the curve is not drawn: pip install 'vactk[plot]'")
@@ -156,21 +158,21 @@ class Mixing:
         self.notes.append(note)
         self.shown.message(note)
 
-    def _measuring(self) -> tuple[VideoModel, Protocol, Callable[[str, str], VideoSet]]:
+    def _measuring(self) -> tuple[VideoModel, EvalSettings, Callable[[str, str], VideoSet]]:
+        from vactk.checkpoints.merge import merged_model
         from vactk.cli.models import checkpoint_recipe
         from vactk.data.datasets import find_dataset
-        from vactk.evaluate.embed import make_accelerator
-        from vactk.evaluate.mixtures import Protocol
-        from vactk.models.merging import mixture_model
+        from vactk.distributed import make_accelerator
+        from vactk.evaluate.alpha_sweep import EvalSettings
         from vactk.text.templates import choose_templates
 
-        model = mixture_model(self.mixture)
+        model = merged_model(self.mixture)
         recipe = checkpoint_recipe(model, self.overrides)
         accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
         model.to(accelerator.device)
         root = Path(recipe.data_root) if recipe.data_root else None
         templates = choose_templates(recipe.templates)
-        protocol = Protocol(
+        protocol = EvalSettings(
             recipe.data, templates, recipe.run.eval_batch_size, accelerator, self.shown.progress
         )
 

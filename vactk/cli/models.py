@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from vactk.config import build, merge, to_dict
 
 if TYPE_CHECKING:
-    from vactk.models.checkpoint import VideoModel
+    from vactk.models.video_model import VideoModel
     from vactk.train.recipe import Recipe
 
 
-def load_for_testing(
+def load_for_evaluation(
     checkpoint: Path | None,
     overrides: dict[str, Any],
     defaults: dict[str, Any],
@@ -23,9 +23,9 @@ def load_for_testing(
 
     `message` hears what of another project's file was taken over.
     """
-    from vactk.models.checkpoint import ModelConfig, new_model
-    from vactk.models.foreign import open_model
-    from vactk.models.plain import describe_import
+    from vactk.checkpoints.import_report import describe_import
+    from vactk.checkpoints.load import open_model
+    from vactk.models.video_model import ModelConfig, new_model
     from vactk.train.recipe import Recipe
 
     if checkpoint is not None:

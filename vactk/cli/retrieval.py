@@ -12,26 +12,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from vactk.cli.display import Display
-from vactk.cli.models import load_for_testing
+from vactk.cli.models import load_for_evaluation
 from vactk.config import build, merge
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from vactk.models.checkpoint import VideoModel
+    from vactk.models.video_model import VideoModel
     from vactk.retrieval.hits import Hit
-    from vactk.retrieval.index import Reading
+    from vactk.retrieval.index.sources import VideoSource
+    from vactk.retrieval.index.store import Store
+    from vactk.retrieval.index.update import EmbeddingConfig
     from vactk.retrieval.search import Searcher
-    from vactk.retrieval.sources import Source
-    from vactk.retrieval.store import Store
     from vactk.train.recipe import Recipe
 
 DEFAULT_DATASET = "msrvtt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RetrieveOptions:
     """What the options say, before anything is opened."""
 
     index: str | None
@@ -63,7 +63,7 @@ class Asked:
 class Session:
     """One call of the command."""
 
-    def __init__(self, asked: Asked, shown: Display, *, may_ask: bool) -> None:
+    def __init__(self, asked: RetrieveOptions, shown: Display, *, may_ask: bool) -> None:
         self.asked = asked
         self.shown = shown
         self.may_ask = may_ask
@@ -79,10 +79,10 @@ class Session:
         max_failed: float,
     ) -> dict[str, Any]:
         """Recalls and ranks of a protocol, or of a dataset."""
-        from vactk.evaluate.plan import make_plan
         from vactk.evaluate.protocol import find_protocol
-        from vactk.retrieval.measure import measure_retrieval
-        from vactk.retrieval.sources import load_videos
+        from vactk.evaluate.protocol_splits import load_protocol_data
+        from vactk.retrieval.evaluate import evaluate_retrieval
+        from vactk.retrieval.index.sources import load_videos
 
         name, title = self.asked.dataset or DEFAULT_DATASET, ""
         notes: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ class Session:
             found = find_protocol(protocol)
             if found.task != "retrieval":
                 raise VactkError(f"'{found.name}' is no retrieval protocol: `vactk zeroshot` measures these")
-            plan = make_plan(found, self.asked.data_root)
+            plan = load_protocol_data(found, self.asked.data_root)
             videos, notes, title, name = plan.videos, plan.notes, found.title, found.dataset
         else:
             progress = self.shown.progress(f"{name}: videos")
@@ -100,7 +100,7 @@ class Session:
         model, recipe = self._load(name)
         reading = self._reading(recipe)
         accelerator = self._place(model, recipe)
-        result = measure_retrieval(
+        result = evaluate_retrieval(
             model,
             videos,
             reading,
@@ -125,7 +125,7 @@ class Session:
 
     def bring_up_to_date(self, add: Sequence[str], *, retry: bool) -> dict[str, Any]:
         """Open the index, and put in what is to be added, or the dataset whose index it is."""
-        from vactk.retrieval.sources import read_source
+        from vactk.retrieval.index.sources import read_source
 
         asked = self.asked
         if asked.index is None:
@@ -142,9 +142,9 @@ class Session:
 
     def _dataset_index(self, *, retry: bool) -> dict[str, Any]:
         """The index that vactk keeps of a dataset, for the model that is asked for; built on first use."""
-        from vactk.data.shapes.clips import cache_folder
-        from vactk.retrieval.embedding import model_fingerprint
-        from vactk.retrieval.sources import load_videos, of_videos
+        from vactk.files.paths import cache_folder
+        from vactk.retrieval.index.embedding import model_fingerprint
+        from vactk.retrieval.index.sources import load_videos, of_videos
 
         name = self.asked.dataset or DEFAULT_DATASET
         try:
@@ -177,10 +177,10 @@ class Session:
         self.shown.bars.start()
 
     def _update(
-        self, model: VideoModel, recipe: Recipe, sources: Sequence[Source], *, retry: bool
+        self, model: VideoModel, recipe: Recipe, sources: Sequence[VideoSource], *, retry: bool
     ) -> dict[str, Any]:
-        from vactk.retrieval.embedding import model_fingerprint
-        from vactk.retrieval.index import check_model, make_facts, typical_queries
+        from vactk.retrieval.index.embedding import model_fingerprint
+        from vactk.retrieval.index.update import check_model, make_metadata, typical_queries
         from vactk.retrieval.search import Searcher
 
         assert self.store is not None
@@ -191,7 +191,7 @@ class Session:
         changes: list[dict[str, Any]] = []
         if sources:
             if accelerator.is_main_process:
-                self.store.begin(make_facts(model, self._model_facts(model), reading, fingerprint))
+                self.store.begin(make_metadata(model, self._model_facts(model), reading, fingerprint))
             for source in sources:
                 for note in source.notes:
                     self.shown.message(f"{source.name}: {note}")
@@ -213,16 +213,16 @@ class Session:
         self,
         model: VideoModel,
         recipe: Recipe,
-        source: Source,
-        reading: Reading,
+        source: VideoSource,
+        reading: EmbeddingConfig,
         accelerator: Accelerator,
         retry: bool,
     ) -> dict[str, Any]:
-        from vactk.retrieval.index import update
+        from vactk.retrieval.index.update import update_index
 
         assert self.store is not None
         try:
-            change = update(
+            change = update_index(
                 self.store,
                 model,
                 source,
@@ -246,11 +246,11 @@ class Session:
         self, queries: Sequence[str], like: Sequence[Path], wanted: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Hits of every query and of every video to compare with."""
-        from vactk.retrieval.hits import Wanted
+        from vactk.retrieval.hits import SearchFilter
 
         assert self.searcher is not None
         assert self.store is not None
-        limits = Wanted(**wanted)
+        limits = SearchFilter(**wanted)
         started_s = time.perf_counter()
         found: list[tuple[str, str, list[Hit]]] = []
         if queries:
@@ -285,7 +285,7 @@ class Session:
 
     def _open_store(self, name: str) -> Store:
         if self.asked.store is None:
-            from vactk.retrieval.local import LocalStore
+            from vactk.retrieval.index.sqlite_store import LocalStore
 
             return LocalStore(Path(name), self.asked.search)
         kind, _, uri = self.asked.store.partition(":")
@@ -293,7 +293,7 @@ class Session:
             raise VactkError(
                 f"unknown --store '{self.asked.store}': it takes milvus:http://HOST:19530 or milvus:FILE.db"
             )
-        from vactk.retrieval.milvus import MilvusStore
+        from vactk.retrieval.index.milvus_store import MilvusStore
 
         return MilvusStore(uri, Path(name).name if self.asked.index is None else name)
 
@@ -309,7 +309,7 @@ class Session:
                 "say where it is now with --checkpoint"
             )
         overrides = merge(self.asked.overrides, {"model": made_with.get("stated", {})})
-        return load_for_testing(checkpoint, overrides, {}, self.shown.message)
+        return load_for_evaluation(checkpoint, overrides, {}, self.shown.message)
 
     def _load(self, name: str) -> tuple[VideoModel, Recipe]:
         """The model of the options, with the defaults of the dataset of that name, if it is one."""
@@ -319,7 +319,7 @@ class Session:
 
         dataset = DATASETS.get(ALIASES.get(name.lower(), name))
         defaults = read_recipe(dataset.recipe) if dataset is not None and dataset.recipe else {}
-        return load_for_testing(self.asked.checkpoint, self.asked.overrides, defaults, self.shown.message)
+        return load_for_evaluation(self.asked.checkpoint, self.asked.overrides, defaults, self.shown.message)
 
     def _model_facts(self, model: VideoModel) -> dict[str, Any]:
         """What opens the model again."""
@@ -332,18 +332,18 @@ class Session:
             "stated": self.asked.overrides.get("model", {}),
         }
 
-    def _reading(self, recipe: Recipe) -> Reading:
+    def _reading(self, recipe: Recipe) -> EmbeddingConfig:
         """The index's own, else: frames spread over each window, as many as the model was trained with."""
-        from vactk.data.loading import DataConfig
-        from vactk.retrieval.index import Reading
-        from vactk.retrieval.windows import WindowConfig
+        from vactk.data.config import DataConfig
+        from vactk.retrieval.index.update import EmbeddingConfig
+        from vactk.retrieval.index.windows import WindowConfig
 
         data = recipe.data
         facts = self.store.facts if self.store is not None else None
         if facts is not None and not self.asked.names_reading:
             machine = {"decoder": data.decoder, "workers": data.workers, "timeout_s": data.timeout_s}
-            return build(Reading, merge(facts.reading, {"data": machine}))
-        return Reading(
+            return build(EmbeddingConfig, merge(facts.reading, {"data": machine}))
+        return EmbeddingConfig(
             data=DataConfig(
                 num_frames=data.num_frames,
                 views=self.asked.views or 1,
@@ -355,7 +355,7 @@ class Session:
         )
 
     def _place(self, model: VideoModel, recipe: Recipe) -> Accelerator:
-        from vactk.evaluate.embed import make_accelerator
+        from vactk.distributed import make_accelerator
 
         accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
         model.to(accelerator.device)
@@ -364,7 +364,7 @@ class Session:
 
     def serve(self, host: str, port: int, ready: Callable[[str], None]) -> None:
         """The page, until Ctrl-C; `ready` hears its address."""
-        from vactk.retrieval.page import serve
+        from vactk.retrieval.server import serve
 
         assert self.searcher is not None
         assert self.store is not None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def check_files(sheet: Path | None, cut: Path | None) -> None:
     """Raises VactkError for what could not be written, before a long search."""
     if sheet is not None:
-        from vactk.retrieval.sheet import check_sheet
+        from vactk.retrieval.results.contact_sheet import check_sheet
 
         check_sheet(sheet)
     if cut is not None and cut.exists() and not cut.is_dir():
@@ -30,7 +30,7 @@ def write_files(
     result: dict[str, Any] = {}
     told: list[str] = []
     if sheet is not None:
-        from vactk.retrieval.sheet import contact_sheet
+        from vactk.retrieval.results.contact_sheet import contact_sheet
 
         told += contact_sheet(hits, sheet, progress=shown.progress("contact sheet"))
         result["sheet"] = str(sheet)
@@ -43,7 +43,7 @@ def write_files(
 
 def _cut(hits: Mapping[str, Sequence[Hit]], folder: Path, shown: Display, told: list[str]) -> list[Path]:
     """The clips of each query in a folder of its own where there are several."""
-    from vactk.retrieval.cut import cut_clips, query_folder
+    from vactk.retrieval.results.clips import cut_clips, query_folder
 
     written: list[Path] = []
     for number, (query, own) in enumerate(hits.items(), 1):

@@ -9,8 +9,8 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, is_main_process, print_json, print_line
-from vactk.cli.launch import run_on
-from vactk.cli.retrieval import Asked, Session
+from vactk.cli.processes import run_on
+from vactk.cli.retrieval import RetrieveOptions, Session
 from vactk.cli.retrieval_files import check_files, write_files
 from vactk.cli.retrieval_output import print_hits, print_index, print_measured
 from vactk.config import nest
@@ -171,7 +171,7 @@ def retrieve(
         "run.device": device,
         "run.precision": precision,
     })  # fmt: skip
-    asked = Asked(
+    asked = RetrieveOptions(
         index=index, store=store, dataset=dataset, split=split, checkpoint=checkpoint, overrides=overrides,
         views=views, window_s=window, stride_s=stride, search=search, templates=templates, yes=yes,
     )  # fmt: skip
@@ -206,7 +206,7 @@ def retrieve(
 
 
 def _check(
-    asked: Asked,
+    asked: RetrieveOptions,
     evaluate: bool,
     protocol: str | None,
     dual_softmax: bool,

@@ -12,7 +12,7 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.cli.launch import run_on
+from vactk.cli.processes import run_on
 from vactk.config import build, merge, nest, parse_overrides, to_dict
 from vactk.errors import VactkError
 
@@ -146,7 +146,7 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     values = read_recipe(recipe)
     given = nest(chosen)
     if chosen["start"] is not None:
-        from vactk.models.foreign import config_of
+        from vactk.checkpoints.load import config_of
 
         values["model"] = to_dict(config_of(Path(chosen["start"]), given.pop("model", {})))
     full = build(Recipe, merge(merge(values, given), overrides))

@@ -11,22 +11,22 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_table
 from vactk.cli.labels import read_labels
-from vactk.cli.launch import run_on
-from vactk.cli.models import load_for_testing
+from vactk.cli.models import load_for_evaluation
+from vactk.cli.processes import run_on
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import nest
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from vactk.data.records import VideoSet
-    from vactk.evaluate.embed import Scores
-    from vactk.models.checkpoint import VideoModel
+    from vactk.evaluate.scoring import Scores
+    from vactk.models.video_model import VideoModel
     from vactk.train.recipe import Recipe
 
 SHOWN_LABELS = 3
 
 
-class Asked(NamedTuple):
+class ZeroShotOptions(NamedTuple):
     """What the options ask for, before any model is loaded."""
 
     checkpoint: Path | None
@@ -135,7 +135,7 @@ def zeroshot(
         "run.device": device,
         "run.precision": precision,
     }
-    asked = Asked(checkpoint, by, nest(given), unreadable, max_failed)
+    asked = ZeroShotOptions(checkpoint, by, nest(given), unreadable, max_failed)
     with display() as shown:
         if videos:
             result, show = _on_files(asked, videos, labels, shown), _print_predictions
@@ -155,10 +155,9 @@ def refuse(contradictions: Mapping[str, object]) -> None:
             raise VactkError(message)
 
 
-def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> dict[str, Any]:
+def _on_dataset(asked: ZeroShotOptions, name: str, split: str | None, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
-    from vactk.evaluate.measure import check_missing
-    from vactk.evaluate.zeroshot import evaluate
+    from vactk.evaluate.zero_shot import check_missing, evaluate
     from vactk.train.recipe import read_recipe
 
     dataset = find_dataset(name)
@@ -171,7 +170,7 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
     check_missing(videos, asked.max_failed)
-    model, recipe = load_for_testing(
+    model, recipe = load_for_evaluation(
         asked.checkpoint, asked.overrides, read_recipe(dataset.recipe), shown.message
     )
     scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
@@ -181,22 +180,22 @@ def _on_dataset(asked: Asked, name: str, split: str | None, shown: Display) -> d
     return {**evaluation.to_json(asked.by), **conditions}
 
 
-def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
+def _on_protocol(asked: ZeroShotOptions, name: str, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
-    from vactk.evaluate.embed import make_accelerator
-    from vactk.evaluate.measure import measure
-    from vactk.evaluate.plan import make_plan
+    from vactk.distributed import make_accelerator
     from vactk.evaluate.protocol import find_protocol
+    from vactk.evaluate.protocol_splits import load_protocol_data
+    from vactk.evaluate.zero_shot import evaluate_protocol
     from vactk.text.templates import choose_templates
     from vactk.train.recipe import read_recipe
 
     protocol = find_protocol(name)
     if protocol.task == "retrieval":
         raise VactkError(f"'{protocol.name}' is a retrieval protocol: `vactk retrieve` measures these")
-    plan = make_plan(protocol, asked.data_root)
+    plan = load_protocol_data(protocol, asked.data_root)
     for note in plan.notes:
         shown.message(f"{protocol.name}: {note}")
-    model, recipe = load_for_testing(
+    model, recipe = load_for_evaluation(
         asked.checkpoint,
         asked.overrides,
         read_recipe(find_dataset(protocol.dataset).recipe),
@@ -204,7 +203,7 @@ def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
     )
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
     model.to(accelerator.device)
-    result = measure(
+    result = evaluate_protocol(
         model,
         plan,
         recipe.data,
@@ -218,7 +217,7 @@ def _on_protocol(asked: Asked, name: str, shown: Display) -> dict[str, Any]:
     return {**result.to_json(), **_conditions(asked, model, recipe)}
 
 
-def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
+def _conditions(asked: ZeroShotOptions, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
     """What a number was measured with."""
     return {
         "frames": recipe.data.num_frames,
@@ -229,15 +228,15 @@ def _conditions(asked: Asked, model: VideoModel, recipe: Recipe) -> dict[str, An
     }
 
 
-def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
+def _on_files(asked: ZeroShotOptions, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
     labels = read_labels(given) if given is not None else ()
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
-    from vactk.evaluate.zeroshot import as_json
+    from vactk.evaluate.zero_shot import as_json
     from vactk.text.templates import as_words
 
-    model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {}, shown.message)
+    model, recipe = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
     labels = labels or model.heads.classes
     if not labels:
         raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
@@ -269,8 +268,8 @@ def _score(
     progress: Callable[[int, int], None],
     max_failed: float = 1.0,
 ) -> Scores:
-    from vactk.evaluate.embed import make_accelerator
-    from vactk.evaluate.zeroshot import score_classes
+    from vactk.distributed import make_accelerator
+    from vactk.evaluate.zero_shot import score_classes
     from vactk.text.templates import choose_templates
 
     accelerator = make_accelerator(recipe.run.device, recipe.run.precision)

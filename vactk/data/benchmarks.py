@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from vactk.data.annotations.classes import ClassIndex, known_classes
 from vactk.data.annotations.entries import Annotations
-from vactk.data.classes import ClassIndex, known_classes
-from vactk.data.official import Reader, find_hmdb51, find_kinetics, find_msrvtt, find_ssv2, find_ucf101
+from vactk.data.class_subsets import base_and_novel
+from vactk.data.file_tree import FileTree
+from vactk.data.find_annotations import (
+    Reader,
+    locate_hmdb51,
+    locate_kinetics,
+    locate_msrvtt,
+    locate_ssv2,
+    locate_ucf101,
+)
+from vactk.data.locations import data_locations
+from vactk.data.match_files import match_entries
 from vactk.data.records import VideoSet
-from vactk.data.resolve import resolve
-from vactk.data.roots import config_path, places
-from vactk.data.subsets import base_and_novel
-from vactk.data.tree import Tree
 from vactk.errors import VactkError, pick
-
-Progress = Callable[[int, int], None]  # done, total
+from vactk.files.paths import config_path
+from vactk.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class Benchmark:
         notes = list(found.annotations.problems)
         if published != len(entries):
             notes.append(f"{self.name} {split} lists {len(entries):,} videos; {published:,} are published")
-        return resolve(
+        return match_entries(
             entries,
             ClassIndex(found.annotations.classes, found.tree.root),
             found.tree,
@@ -73,26 +79,26 @@ class Benchmark:
         `use_index` believes the index file of `vactk data prepare`, where there is one, instead of walking.
         """
         looked = []
-        for place in places(self.name, self.folders, root):
+        for place in data_locations(self.name, self.folders, root):
             if not place.folder.is_dir():
                 looked.append(f"'{place.folder}' ({place.said_by}): no such folder")
                 continue
-            tree = Tree.scan(place.folder, use_index=use_index)
+            tree = FileTree.scan(place.folder, use_index=use_index)
             annotations = self.find(tree)
             if annotations is not None:
                 return Opened(tree, annotations)
             looked.append(f"'{place.folder}' ({place.said_by}): no annotation files of {self.name}")
         raise VactkError(self._absent(looked))
 
-    def tree(self, root: Path | None = None) -> Tree:
+    def tree(self, root: Path | None = None) -> FileTree:
         """The first folder that is there, whatever it holds. Raises VactkError if there is none."""
-        looked = places(self.name, self.folders, root)
+        looked = data_locations(self.name, self.folders, root)
         found = next((place.folder for place in looked if place.folder.is_dir()), None)
         if found is None:
             raise VactkError(
                 self._absent([f"'{place.folder}' ({place.said_by}): no such folder" for place in looked])
             )
-        return Tree.scan(found)
+        return FileTree.scan(found)
 
     def _absent(self, looked: list[str]) -> str:
         where = f"looked in {'; '.join(looked)}" if looked else "no folder for data is set"
@@ -106,7 +112,7 @@ class Benchmark:
 class Opened(NamedTuple):
     """A benchmark on disk."""
 
-    tree: Tree
+    tree: FileTree
     annotations: Annotations
 
 
@@ -129,7 +135,7 @@ BENCHMARKS = {
             folders=("hmdb51", "HMDB51", "hmdb"),
             page="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
             fetch=("hmdb51_org.rar", "test_train_splits.rar"),
-            find=find_hmdb51,
+            find=locate_hmdb51,
             train_split="train1",
             eval_splits=("test1",),
             recipe="m2clip-hmdb51",
@@ -145,7 +151,7 @@ BENCHMARKS = {
             folders=("ucf101", "UCF101", "UCF-101", "ucf-101"),
             page="https://www.crcv.ucf.edu/data/UCF101.php",
             fetch=("UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"),
-            find=find_ucf101,
+            find=locate_ucf101,
             train_split="train1",
             eval_splits=("test1",),
             recipe="m2clip-ucf101",
@@ -161,7 +167,7 @@ BENCHMARKS = {
             folders=("k400", "kinetics400", "kinetics-400", "Kinetics400", "K400"),
             page="https://github.com/cvdfoundation/kinetics-dataset",
             fetch=("the archives k400/train, k400/val and k400/test", "k400/annotations/*.csv"),
-            find=find_kinetics("k400"),
+            find=locate_kinetics("k400"),
             train_split="train",
             eval_splits=("val",),
             recipe="m2clip-k400",
@@ -173,7 +179,7 @@ BENCHMARKS = {
             folders=("k600", "kinetics600", "kinetics-600", "Kinetics600", "K600"),
             page="https://github.com/cvdfoundation/kinetics-dataset",
             fetch=("the archives k600/train, k600/val and k600/test", "k600/annotations/*.txt or *.csv"),
-            find=find_kinetics("k600"),
+            find=locate_kinetics("k600"),
             train_split="train",
             eval_splits=("val",),
             recipe="m2clip-k400",
@@ -185,7 +191,7 @@ BENCHMARKS = {
             folders=("ssv2", "SSv2", "something-something-v2", "sthv2", "20bn-something-something-v2"),
             page="https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
             fetch=("the parts 20bn-something-something-v2-00 and on", "the labels archive"),
-            find=find_ssv2,
+            find=locate_ssv2,
             train_split="train",
             eval_splits=("val",),
             recipe="m2clip-ssv2",
@@ -199,7 +205,7 @@ BENCHMARKS = {
             page="https://www.microsoft.com/en-us/research/publication/"
             "msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
             fetch=("MSRVTT.zip", "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split"),
-            find=find_msrvtt,
+            find=locate_msrvtt,
             train_split="train9k",
             eval_splits=("test1k",),
             recipe="",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +20,16 @@ from torch import Tensor
 
 from vactk.config import parse_json
 from vactk.data.records import Record
-from vactk.data.workers import BatchReader
+from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
+from vactk.files.atomic import atomic_path, write_text
+from vactk.progress import Progress
 from vactk.video.container import VideoError, VideoWarning
-from vactk.video.read import Sample, Sampler, Timeline, sample_video
+from vactk.video.reader import Sample, Sampler, Timeline, sample_video
 from vactk.video.sampling import uniform_segments
-from vactk.weights.atomic import atomic_path, write_text
 
 FRAMES_NAME, INDEX_NAME = "frames.bin", "index.json"
 VERSION = 1
-Progress = Callable[[int, int], None]
 
 
 class Kept(NamedTuple):
@@ -107,7 +107,7 @@ def build_cache(
     A cache that is there is replaced. Takes `num_frames` x `short_side`^2 x 4 bytes or so a video.
     """
     source = FrameSource(records, num_frames, short_side)
-    reader = BatchReader(
+    reader = BatchLoader(
         source, [[place] for place in range(len(records))], _first, workers=workers, timeout_s=timeout_s
     )
     entries: dict[str, dict[str, Any]] = {}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vactk.data.benchmarks import ALIASES, BENCHMARKS, Benchmark
+from vactk.data.class_subsets import with_classes
+from vactk.data.custom_dataset import is_user_data, open_user_data
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
-from vactk.data.subsets import with_classes
-from vactk.data.user_data import is_user_data, open_user_data
 from vactk.errors import pick
+from vactk.progress import Progress
 
 HALVES = ("base", "novel")
-
-Progress = Callable[[int, int], None]  # done, total
 
 
 class Loader(Protocol):

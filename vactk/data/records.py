@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from vactk.data.resolve import Report
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class VideoSet:
     words: tuple[str, ...]  # the same classes as words that can be shown to CLIP
     records: tuple[Record, ...]
     missing: frozenset[int] = frozenset()  # places of records whose file is not on disk
-    report: Report | None = None  # what did not fit when it was read
+    report: ListingReport | None = None  # what did not fit when it was read
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.classes):
@@ -70,3 +70,40 @@ class VideoSet:
             if place not in self.missing and record.video not in excluded
         )
         return dataclasses.replace(self, records=records, missing=frozenset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingReport:
+    """What is wrong with a list, or with the files that it names."""
+
+    num_listed: int
+    missing: tuple[str, ...] = ()  # videos that are not on disk, as written
+    duplicated: tuple[str, ...] = ()  # listed more than once
+    unknown_labels: tuple[str, ...] = ()  # a line each, with the nearest class
+    empty_classes: tuple[str, ...] = ()  # classes without a video
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """A line for each kind of trouble, with the first case of it."""
+        kinds = {
+            "of {n} listed videos are not on disk": self.missing,
+            "of {n} videos are listed more than once": self.duplicated,
+            "classes have no video": self.empty_classes,
+        }
+        found = [
+            f"{len(cases):,} {kind.format(n=f'{self.num_listed:,}')}, such as '{cases[0]}'"
+            for kind, cases in kinds.items()
+            if cases
+        ]
+        return [*found, *self.unknown_labels, *self.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole report."""
+        return {
+            "listed": self.num_listed,
+            "missing": list(self.missing),
+            "duplicated": list(self.duplicated),
+            "unknown_labels": list(self.unknown_labels),
+            "empty_classes": list(self.empty_classes),
+            "notes": list(self.notes),
+        }

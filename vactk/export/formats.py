@@ -12,17 +12,24 @@ from typing import Any
 import torch
 
 from vactk.errors import VactkError, pick
-from vactk.export.build import Samples, build_parts, cases_for
-from vactk.export.check import TOLERANCES, Run, measure_difference, open_file, refuse_wrong
-from vactk.export.facts import Serving
-from vactk.export.folder import whole_folder
-from vactk.export.graphs import Part, run_pt2, run_torchscript, write_pt2, write_torchscript
+from vactk.export.clip_folders import export_huggingface, export_open_clip
+from vactk.export.graph_specs import Samples, build_graph_specs, cases_for
+from vactk.export.metadata import InferenceSpec
 from vactk.export.onnx_files import OPSETS, PRECISIONS, require, run_onnx, write_onnx
-from vactk.export.plain import export_huggingface, export_open_clip
-from vactk.export.written import Written, sizes_and_hashes
-from vactk.models.checkpoint import VideoModel
+from vactk.export.torch_files import GraphSpec, run_pt2, run_torchscript, write_pt2, write_torchscript
+from vactk.export.verify import (
+    TOLERANCES,
+    ExportedFile,
+    Run,
+    max_difference,
+    open_file,
+    refuse_wrong,
+    sizes_and_hashes,
+)
+from vactk.files.atomic import whole_folder
+from vactk.models.video_model import VideoModel
+from vactk.progress import Progress
 
-Progress = Callable[[int, int], None]  # steps done, all steps
 MANIFEST = "export.json"
 
 
@@ -63,7 +70,7 @@ class ExportConfig:
 class Exported:
     """The files of an export, and what else is to be said of it."""
 
-    files: tuple[Written, ...]
+    files: tuple[ExportedFile, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -71,7 +78,7 @@ def export_model(
     model: VideoModel,
     output: Path,
     config: ExportConfig,
-    serving: Serving,
+    serving: InferenceSpec,
     samples: Samples,
     progress: Progress = lambda done, total: None,
     inspect: Callable[[Path], None] = lambda folder: None,
@@ -123,13 +130,13 @@ def _export_graphs(
     model: VideoModel,
     folder: Path,
     config: ExportConfig,
-    serving: Serving,
+    serving: InferenceSpec,
     samples: Samples,
     progress: Progress,
 ) -> Exported:
     if config.format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
-    parts = build_parts(model, serving, wanted=config.parts, static_frames=config.static_frames)
+    parts = build_graph_specs(model, serving, wanted=config.parts, static_frames=config.static_frames)
     files = []
     for number, part in enumerate(parts):
         progress(2 * number, 2 * len(parts))
@@ -150,14 +157,14 @@ def _export_graphs(
 
 
 def _checked(
-    part: Part, path: Path, kind: GraphFormat, model: VideoModel, config: ExportConfig, samples: Samples
-) -> Written:
+    part: GraphSpec, path: Path, kind: GraphFormat, model: VideoModel, config: ExportConfig, samples: Samples
+) -> ExportedFile:
     what = f"{path.name} ({kind.title}, {config.precision})"
     run = open_file(kind.run, path, what)
-    difference = measure_difference(part.reference, run, cases_for(part, model, samples), what)
+    difference = max_difference(part.reference, run, cases_for(part, model, samples), what)
     refuse_wrong(difference, config.allowed, what)
     takes: Any = part.facts["frames"]["takes"] if "frames" in part.facts else None
-    return Written(
+    return ExportedFile(
         path=path.name,
         part=part.name,
         format=config.format,
@@ -171,11 +178,11 @@ def _checked(
 
 
 def _export_plain(
-    export: Callable[..., tuple[tuple[Written, ...], tuple[str, ...]]],
+    export: Callable[..., tuple[tuple[ExportedFile, ...], tuple[str, ...]]],
     model: VideoModel,
     folder: Path,
     config: ExportConfig,
-    serving: Serving,
+    serving: InferenceSpec,
     samples: Samples,
     progress: Progress,
 ) -> Exported:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from vactk.errors import VactkError
-from vactk.export.check import Run
-from vactk.export.graphs import Part, trace
+from vactk.export.torch_files import GraphSpec, trace
+from vactk.export.verify import Run
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 METADATA_KEY = "vactk"  # in the model's metadata: the part's facts as JSON
@@ -36,7 +36,7 @@ IN_FLOAT32 = (
 )
 
 
-def write_onnx(part: Part, path: Path, *, precision: str = "float32", opset: int = 18) -> None:
+def write_onnx(part: GraphSpec, path: Path, *, precision: str = "float32", opset: int = 18) -> None:
     """An ONNX file of a part, its facts in the metadata. Raises VactkError when packages are missing.
 
     "float16" keeps inputs and outputs in float32. "int8" keeps weights of matrix products in 8 bits and
@@ -83,7 +83,7 @@ def require(*packages: str) -> None:
             ) from error
 
 
-def _name_axes(model: Any, part: Part) -> None:
+def _name_axes(model: Any, part: GraphSpec) -> None:
     """The names of free axes in inputs and outputs, where the exporter numbered them."""
     symbols = {}
     for place, axis in part.axes.items():
@@ -160,7 +160,7 @@ def _external(path: Path) -> Path | None:
     return data if data.exists() else None
 
 
-def _bytes_of(part: Part) -> int:
+def _bytes_of(part: GraphSpec) -> int:
     return sum(tensor.nbytes for tensor in part.module.state_dict().values())
 
 

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from vactk.errors import VactkError
 
 
-def attend(block: Any, queries: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
+def cross_attend(block: Any, queries: Tensor, context: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """What `block`'s attention makes of `queries` (B, Q, D) that look at `context` (B, K, D) -> (B, Q, D).
 
     `mask`, boolean and broadcast to (B, heads, Q, K), is true where a query may look. The same result as
     open_clip's, up to rounding, without its copies from batch-first tensors and back. Raises VactkError as
     `project`.
     """
-    query, key, value = (part.transpose(1, 2) for part in project(block, queries, context))
+    query, key, value = (part.transpose(1, 2) for part in project_qkv(block, queries, context))
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return merge(block, attended.transpose(1, 2))
+    return merge_heads(block, attended.transpose(1, 2))
 
 
-def project(block: Any, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def project_qkv(block: Any, queries: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of (B, Q, D), keys and values of (B, K, D), each (B, Q or K, heads, D / heads).
 
     Raises VactkError for open_clip's blocks with scaled cosine attention.
@@ -43,7 +43,7 @@ def project(block: Any, queries: Tensor, context: Tensor) -> tuple[Tensor, Tenso
     return attn.ln_q(q), attn.ln_k(k), v
 
 
-def merge(block: Any, heads: Tensor) -> Tensor:
+def merge_heads(block: Any, heads: Tensor) -> Tensor:
     """What attention adds, from what its heads found. (B, Q, heads, D / heads) -> (B, Q, D)"""
     attn = block.attn
     if isinstance(attn, nn.MultiheadAttention):

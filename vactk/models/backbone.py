@@ -16,10 +16,10 @@ import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
 from vactk.errors import VactkError, nearest, unknown
 from vactk.models import toy
 from vactk.text.descriptions import shorten
-from vactk.weights.files import load_exactly
-from vactk.weights.folders import is_weights_folder, open_weights_folder
-from vactk.weights.foreign import read_state_dict
-from vactk.weights.huggingface import read_architecture, rename_huggingface
+from vactk.weights.hf_clip import read_architecture, rename_huggingface
+from vactk.weights.hub_folder import is_weights_folder, open_weights_folder
+from vactk.weights.safetensors_file import load_exactly
+from vactk.weights.torch_file import read_state_dict
 
 # isort: split
 import open_clip

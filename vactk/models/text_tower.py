@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
-from vactk.models.attention import attend
+from vactk.models.attention import cross_attend
 
 
 class TextAdapter(nn.Module):
@@ -200,4 +200,4 @@ def _take(x: Tensor, places: Tensor) -> Tensor:
 def _attend_at_end(block: Any, x: Tensor, end: Tensor) -> Tensor:
     """Self-attention of the tokens at `end` to those up to it. x (B, L, D), end (B,) -> (B, 1, D)"""
     seen = torch.arange(x.shape[1], device=x.device) <= end[:, None]  # (B, L)
-    return attend(block, _take(x, end)[:, None], x, mask=seen[:, None, None])
+    return cross_attend(block, _take(x, end)[:, None], x, mask=seen[:, None, None])

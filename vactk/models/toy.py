@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vactk.weights.files import read_tensors, save_tensors
+from vactk.weights.safetensors_file import read_tensors, save_tensors
 
 EMBEDDING = "token_embedding.weight"
 ROWS, VALUES = "token_embedding.rows", "token_embedding.values"

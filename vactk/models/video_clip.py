@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vactk.models.temporal import FrameAdapter, TemporalBlock
+from vactk.models.temporal.adapters import FrameAdapter
+from vactk.models.temporal.block import TemporalBlock
 from vactk.models.text_tower import TextBlock, TextTower
 
 
@@ -106,3 +108,17 @@ def residual_block(block: Any, added: TemporalBlock, x: Tensor, num_frames: int,
 def reads_class_token(visual: Any) -> bool:
     """Whether the class token is all that an open_clip tower reads of its last block."""
     return visual.attn_pool is None and visual.pool_type == "tok"
+
+
+Similarity = Literal["video", "frames"]
+
+
+def pool_frames(frames: Tensor, similarity: Similarity) -> Tensor:
+    """What the similarity to a text is taken with, by a dot product. frames (B, T, E) -> (B, E)
+
+    "video": the mean embedding, at unit norm (M2-CLIP). "frames": the mean of embeddings of unit norm, so that
+    the dot product is the mean over frames of their cosine similarities (Open-VCLIP).
+    """
+    if similarity == "video":
+        return F.normalize(frames.mean(dim=1), dim=-1)
+    return F.normalize(frames, dim=-1).mean(dim=1)

@@ -28,7 +28,7 @@ class Hit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class SearchFilter:
     """Which hits count."""
 
     top: int = 10
@@ -47,11 +47,11 @@ class Wanted:
 class Searchable(Protocol):
     """An index together with the model that made it."""
 
-    def by_text(self, queries: Sequence[str], wanted: Wanted) -> list[list[Hit]]:
+    def by_text(self, queries: Sequence[str], wanted: SearchFilter) -> list[list[Hit]]:
         """Hits of each query, the best first. Raises VactkError for an empty or enormous query."""
         ...
 
-    def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
+    def by_video(self, video: Path, wanted: SearchFilter) -> list[Hit]:
         """Videos like another. Raises VactkError where that cannot be read."""
         ...
 

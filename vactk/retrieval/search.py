@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vactk.data.loading import DataConfig
+from vactk.data.config import DataConfig
 from vactk.data.records import Record
 from vactk.errors import VactkError
-from vactk.evaluate.embed import picture_of
-from vactk.models.checkpoint import VideoModel
-from vactk.retrieval.embedding import check_query, embed_texts, embed_views
-from vactk.retrieval.hits import Hit, Wanted
-from vactk.retrieval.store import Found, Restriction, Store, thin_out
-from vactk.retrieval.windows import Piece, WindowConfig, WindowDataset
+from vactk.evaluate.scoring import image_spec
+from vactk.models.video_model import VideoModel
+from vactk.retrieval.hits import Hit, SearchFilter
+from vactk.retrieval.index.embedding import check_query, embed_texts, embed_views
+from vactk.retrieval.index.store import Neighbors, Restriction, Store, thin_out
+from vactk.retrieval.index.windows import Piece, WindowConfig, WindowDataset
 from vactk.text.templates import choose_templates
 
 MORE = 4  # candidates looked at for each hit, as some are left out
@@ -58,7 +58,7 @@ class Searcher:
         found = self.store.entries([key]).get(key)
         return None if found is None else Hit(rank=0, score=0.0, key=key, **found._asdict())
 
-    def by_text(self, queries: Sequence[str], wanted: Wanted) -> list[list[Hit]]:
+    def by_text(self, queries: Sequence[str], wanted: SearchFilter) -> list[list[Hit]]:
         """Hits of each query, the best first. Raises VactkError for an empty or enormous query."""
         texts = [check_query(query) for query in queries]
         self._check_size(wanted)
@@ -68,7 +68,7 @@ class Searcher:
         vectors = embedded.vectors.unflatten(0, (len(texts), -1)).mean(dim=1)  # (Q, E)
         return self._search(F.normalize(vectors, dim=-1), wanted)
 
-    def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
+    def by_video(self, video: Path, wanted: SearchFilter) -> list[Hit]:
         """Videos like another, without that one. Raises VactkError where it cannot be read."""
         self._check_size(wanted)
         own = self.store.vectors(video.resolve())
@@ -78,7 +78,7 @@ class Searcher:
 
     def _embed(self, video: Path) -> Tensor:
         """(1, E) of a video that is not in the index, as a whole."""
-        dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, picture_of(self.model))
+        dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, image_spec(self.model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             read = dataset[Piece(0, 0, True)]
@@ -86,7 +86,9 @@ class Searcher:
             raise VactkError(read.error)
         return embed_views(self.model, read.views.to(self.device)).cpu()
 
-    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Path | None = None) -> list[list[Hit]]:
+    def _search(
+        self, vectors: Tensor, wanted: SearchFilter, *, without: Path | None = None
+    ) -> list[list[Hit]]:
         """Looks at more candidates until there are enough hits, or no more candidates."""
         size = self.store.counts().entries
         only = Restriction(path=wanted.path, label=wanted.label)
@@ -107,12 +109,12 @@ class Searcher:
             places, count = short, min(size, MORE * count)
         return results
 
-    def _check_size(self, wanted: Wanted) -> None:
+    def _check_size(self, wanted: SearchFilter) -> None:
         if wanted.top > LONGEST_TOP:
             raise VactkError(f"--top must be at most {LONGEST_TOP:,}, got {wanted.top:,}")
 
 
-def _may_have_more(found: Found, count: int, wanted: Wanted) -> bool:
+def _may_have_more(found: Neighbors, count: int, wanted: SearchFilter) -> bool:
     if len(found.keys) < count:
         return False
     return wanted.min_score is None or found.scores[-1] >= wanted.min_score

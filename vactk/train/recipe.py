@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vactk import config as settings
-from vactk.data.loading import DataConfig
+from vactk.data.config import DataConfig
 from vactk.errors import VactkError, pick
-from vactk.models.checkpoint import ModelConfig
+from vactk.models.video_model import ModelConfig
 from vactk.text.templates import choose_templates
-from vactk.train.averaging import AverageConfig
-from vactk.train.interpolated import InterpolatedConfig
+from vactk.train.interpolated_weights import InterpolatedConfig
 from vactk.train.optim import OptimConfig
 from vactk.train.task import TaskConfig
+from vactk.train.weight_averaging import AverageConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,58 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor
+from accelerate.utils import broadcast_object_list
 
 from vactk import config as settings
-from vactk.data.check import read_excluded
+from vactk.checkpoints.checkpoint import save_model
 from vactk.data.datasets import find_dataset
-from vactk.data.few_shot import draw_shots
-from vactk.data.loading import VideoDataset
 from vactk.data.records import VideoSet
+from vactk.distributed import process_state
 from vactk.errors import RestartError, VactkError
-from vactk.evaluate.embed import class_embeddings, picture_of, process_state
-from vactk.evaluate.measure import check_missing
-from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
-from vactk.models.backbone import Backbone
-from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
-from vactk.text.descriptions import match_descriptions, read_descriptions
+from vactk.evaluate.zero_shot import Evaluation, evaluate, score_classes
+from vactk.files.atomic import write_text
+from vactk.progress import Reporter
 from vactk.text.templates import choose_templates
-from vactk.text.words import PromptMasker, build_vocabulary
-from vactk.train.descriptions import DescriptionTexts
-from vactk.train.engine import Engine
-from vactk.train.health import Monitor, MorePiecesError, Skipped, deterministic
 from vactk.train.interrupt import interruptible
-from vactk.train.prompts import ClassPrompts, MaskedPrompts
 from vactk.train.recipe import Recipe
-from vactk.train.run_folder import RunFolder
-from vactk.train.run_record import describe_run
-from vactk.train.start import start_from
-from vactk.train.task import VideoTextTask, choose_trained
-from vactk.weights.atomic import write_text
+from vactk.train.run_dir import RunDir
+from vactk.train.setup import build_trainer, training_videos
+from vactk.train.stability import Monitor, MoreMicroBatchesError, Skipped, deterministic
+from vactk.train.trainer import Trainer
 
-Progress = Callable[[int, int], None]  # done, total
 LAST = "last.safetensors"  # the weights of the last step, where model.safetensors is a mean
-FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
-
-
-class Reporter(Protocol):
-    """Hears of a run as it goes on: a progress display, or nobody."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line."""
-
-    def progress(self, what: str) -> Progress:
-        """Work other than training steps begins; the result is told how far it is."""
-
-    def step(self, step: int, total_steps: int, epoch: float, values: dict[str, float]) -> None:
-        """A step was done; `values` as in metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +60,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
 def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> TrainResult:
     state = process_state(recipe.run.device)
     (chosen,) = broadcast_object_list([str(output)])  # a name with the time in it differs between processes
-    folder = RunFolder(Path(chosen), is_writer=state.is_main_process)
+    folder = RunDir(Path(chosen), is_writer=state.is_main_process)
     folder.open(recipe, resume=resume)
     finished = folder.finished()
     if finished is not None:
@@ -103,7 +75,7 @@ def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> Trai
     for videos in splits.values():
         for line in videos.report.lines() if videos.report else ():
             reporter.message(f"{videos.name}, {videos.split}: {line}")
-    engine = _engine(recipe, _training_videos(recipe, splits[dataset.train_split]), folder, reporter)
+    engine = build_trainer(recipe, training_videos(recipe, splits[dataset.train_split]), folder, reporter)
     tests = {split: splits[split] for split in dataset.eval_splits}
     _train(engine, tests, folder, reporter)
     if engine.average is None:
@@ -113,138 +85,7 @@ def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> Trai
         return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
 
 
-def _training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
-    """Those that are on disk and not excluded; of them as many shots as the recipe asks for."""
-    check_missing(videos, recipe.run.max_failed, "run.max_failed")
-    videos = videos.present(read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set())
-    if len(videos.classes) < 2:
-        raise VactkError(
-            f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': nothing to tell apart"
-        )
-    return draw_shots(videos, recipe.shots, recipe.run.seed) if recipe.shots else videos
-
-
-def _engine(recipe: Recipe, videos: VideoSet, folder: RunFolder, reporter: Reporter) -> Engine:
-    torch.manual_seed(recipe.run.seed)
-    task = recipe.task
-    prompts = [t.format(word) for t in choose_templates(recipe.templates) for word in videos.words]
-    heads = Heads(
-        classes=videos.classes,
-        class_head=task.visual > 0,
-        dropout=task.head_dropout,
-        vocabulary=build_vocabulary(prompts) if task.masked_words > 0 else (),
-    )
-    model = new_model(recipe.model, heads)
-    originals: dict[str, Tensor] = {}
-    if recipe.start:
-        model, originals = start_from(Path(recipe.start), model, originals=recipe.interpolated.weight > 0)
-    model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
-    choose_trained(model, task.towers)
-    reporter.message(describe(model, videos))
-    engine = Engine(
-        recipe,
-        model,
-        build_task(recipe, model, videos, reporter.message),
-        VideoDataset(videos.records, recipe.data, picture_of(model), train=True, seed=recipe.run.seed),
-        originals=originals,
-        logs=folder.path / "logs",
-        message=reporter.message,
-    )
-    if engine.total_steps < FEW_STEPS:
-        reporter.message(
-            f"only {engine.total_steps} steps in {recipe.run.epochs:g} epochs: --epochs takes more"
-        )
-    state = folder.load_state(reporter.message)
-    if state is not None:
-        engine.load_state(state)
-        reporter.message(f"going on from step {engine.progress.step} of {engine.total_steps}")
-    if len(set(gather_object([engine.progress.step]))) > 1:
-        raise VactkError(
-            f"not all processes see the same states in '{folder.path}': --output must be on a disk that all "
-            "machines share"
-        )
-    folder.cut_lines(engine.progress.step)
-    folder.add_record(describe_run(recipe, engine.accelerator, from_step=engine.progress.step))
-    return engine
-
-
-def describe(model: VideoModel, videos: VideoSet) -> str:
-    """What will be trained, on what: a line with the number of trained parameters of every part."""
-    parts = {}
-    for name, part in model.modules().items():
-        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        if trained:
-            parts[name] = trained
-    total = sum(p.numel() for p in model.modules().parameters())
-    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
-    return (
-        f"{model.config.backbone.name}: {sum(parts.values()):,} of {total:,} parameters are trained ({listed}), "
-        f"on {len(videos.records):,} videos of {len(videos.classes)} classes"
-    )
-
-
-def build_task(
-    recipe: Recipe, model: VideoModel, videos: VideoSet, message: Callable[[str], None]
-) -> VideoTextTask:
-    """The model's losses on `videos`, with their texts computed as far as they are frozen.
-
-    `message` hears of what is amiss with descriptions.
-    """
-    templates = choose_templates(recipe.templates)
-    tokenize = model.backbone.tokenize
-    text_is_frozen = "text" not in recipe.task.towers
-    if text_is_frozen and model.clip.text.is_plain:
-        fixed = class_embeddings(model, videos.words, templates, torch.device("cpu"))
-        prompts = ClassPrompts(fixed=fixed)
-    else:
-        tokens = tokenize([template.format(word) for template in templates for word in videos.words])
-        tokens = model.clip.text.trim(tokens).unflatten(0, (len(templates), -1))  # (templates, C, L)
-        prompts = ClassPrompts(tokens=tokens, frozen=text_is_frozen)
-    masked = None
-    if model.word_head is not None:
-        masker = PromptMasker(
-            model.heads.vocabulary,
-            tokenize.encode,
-            start=tokenize.sot_token_id,
-            end=tokenize.eot_token_id,
-            context_length=tokenize.context_length,
-            rate=recipe.task.mask_rate,
-        )
-        masked = MaskedPrompts(masker, videos.words, templates)
-    descriptions = None
-    if recipe.descriptions and recipe.task.descriptions:
-        frozen = text_is_frozen and model.clip.text.is_plain
-        descriptions = describing_texts(
-            recipe.descriptions, videos, model.backbone, frozen=frozen, message=message
-        )
-    return VideoTextTask(model, recipe.task, prompts, masked, descriptions)
-
-
-def describing_texts(
-    file: str, videos: VideoSet, backbone: Backbone, *, frozen: bool, message: Callable[[str], None]
-) -> DescriptionTexts:
-    """The descriptions in `file` of `videos`. `message` hears of missing, extra and shortened ones."""
-    matched = match_descriptions(read_descriptions(Path(file)), [record.video for record in videos.records])
-    if matched.missing:
-        message(
-            f"{len(matched.missing)} of {len(videos.records)} videos have no description in '{file}', such as "
-            f"'{matched.missing[0]}': they are trained on without one"
-        )
-    if matched.extra:
-        message(f"{len(matched.extra)} described videos are not trained on, such as '{matched.extra[0]}'")
-    texts = [text for own in matched.texts for text in own]
-    short = backbone.shorten(texts)
-    changed = sum(before != after for before, after in zip(texts, short, strict=True))
-    if changed:
-        message(
-            f"{changed} of {len(texts)} descriptions were cut to the {backbone.tokenize.context_length} tokens "
-            "of the text tower"
-        )
-    counts = torch.tensor([len(own) for own in matched.texts])
-    return DescriptionTexts(backbone.tokenize(short), counts, frozen=frozen)
-
-
-def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, reporter: Reporter) -> None:
+def _train(engine: Trainer, splits: dict[str, VideoSet], folder: RunDir, reporter: Reporter) -> None:
     run = engine.recipe.run
     save_steps = max(1, round(run.save_every * engine.steps_per_epoch))
     eval_steps = max(1, round(run.eval_every * engine.steps_per_epoch)) if run.eval_every else 0
@@ -274,12 +115,12 @@ def _train(engine: Engine, splits: dict[str, VideoSet], folder: RunFolder, repor
 
         try:
             engine.run(engine.total_steps, on_step, on_skip)
-        except MorePiecesError as error:
+        except MoreMicroBatchesError as error:
             resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
             raise RestartError(str(error), resumed) from error
 
 
-def _report_skipped(engine: Engine, skipped: Skipped, folder: RunFolder, reporter: Reporter) -> None:
+def _report_skipped(engine: Trainer, skipped: Skipped, folder: RunDir, reporter: Reporter) -> None:
     """Keep which videos a step was left out for. Raises VactkError when that happened too often."""
     videos = [str(engine.dataset.records[place].video) for place in skipped.places]
     numbers = {"loss": str(skipped.loss), "grad_norm": str(skipped.grad_norm)}  # not finite: no JSON numbers
@@ -294,7 +135,7 @@ def _report_skipped(engine: Engine, skipped: Skipped, folder: RunFolder, reporte
     reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{folder.skipped}'")
 
 
-def _evaluate(engine: Engine, videos: VideoSet, reporter: Reporter) -> Evaluation:
+def _evaluate(engine: Trainer, videos: VideoSet, reporter: Reporter) -> Evaluation:
     recipe = engine.recipe
     scores = score_classes(
         engine.whole_model(),
@@ -312,7 +153,7 @@ def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
     return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
 
 
-def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) -> TrainResult:
+def _finish(engine: Trainer, folder: RunDir, evaluations: list[Evaluation]) -> TrainResult:
     recipe, rates = engine.recipe, engine.clock.rates()
     result = TrainResult(
         run_dir=str(folder.path),
@@ -331,7 +172,7 @@ def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) ->
     return result
 
 
-def _save(engine: Engine, folder: RunFolder, path: Path, more: dict[str, Any]) -> None:
+def _save(engine: Trainer, folder: RunDir, path: Path, more: dict[str, Any]) -> None:
     recipe, model = engine.recipe, engine.whole_model()  # which all processes take part in
     if not folder.is_writer:
         return

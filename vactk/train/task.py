@@ -10,21 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vactk.distributed import distributed_mean, gather
 from vactk.errors import VactkError
-from vactk.models.checkpoint import VideoModel, part_of_clip
 from vactk.models.losses import (
+    clip_loss,
     contrastive_loss,
     cross_modal_loss,
-    gather,
     masked_word_loss,
     mean_cross_entropy,
-    mean_over_all,
-    pair_loss,
 )
-from vactk.models.pooling import pool_frames
+from vactk.models.video_clip import pool_frames
+from vactk.models.video_model import VideoModel, part_of_clip
 from vactk.text.words import IGNORED
+from vactk.train.class_prompts import ClassPrompts, MaskedPrompts
 from vactk.train.descriptions import Described, DescriptionTexts
-from vactk.train.prompts import ClassPrompts, MaskedPrompts
 
 DRAWS_STEPS = 2**24  # different values of a float32 in [0, 1) as torch draws them
 
@@ -185,8 +184,8 @@ def word_metrics(logits: Tensor, labels: Tensor, num_videos: int) -> dict[str, T
     masked = labels >= 0
     right = (logits.argmax(dim=-1) == labels) & masked
     return {
-        "word_accuracy": mean_over_all(100 * right.sum(), masked.sum()),
-        "num_masked_words": mean_over_all(masked.sum(), torch.tensor(num_videos, device=labels.device)),
+        "word_accuracy": distributed_mean(100 * right.sum(), masked.sum()),
+        "num_masked_words": distributed_mean(masked.sum(), torch.tensor(num_videos, device=labels.device)),
     }
 
 
@@ -233,7 +232,7 @@ def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert outputs.described is not None
     parts = (outputs.video, outputs.described.text, outputs.described.known)
     video, text, known = (gather(part) for part in parts)
-    return pair_loss(video[known], text[known], task.clip.logit_scale)
+    return clip_loss(video[known], text[known], task.clip.logit_scale)
 
 
 LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {

@@ -1,7 +1,7 @@
 """Reading videos, choosing their frames, and preparing these for the model."""
 
 from vactk.video.container import VIDEO_SUFFIXES, VideoError, VideoWarning, is_video_name
-from vactk.video.read import DECODERS, Sample, Sampler, Timeline, Video, open_video, sample_video
+from vactk.video.reader import DECODERS, Sample, Sampler, Timeline, Video, open_video, sample_video
 from vactk.video.sampling import dense_clips, uniform_segments
 
 __all__ = [

@@ -11,8 +11,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vactk.data.annotations.formats import FORMATS, read_annotations
 from vactk.data.annotations.lists import read_list
+from vactk.data.find_annotations import FORMATS, read_annotations
 from vactk.errors import VactkError
 from vactk.text.descriptions import read_descriptions
 

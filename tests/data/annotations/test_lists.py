@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vactk.data.annotations.entries import Entry, bare_name
+from vactk.data.annotations.entries import AnnotationEntry, bare_name
 from vactk.data.annotations.lists import read_list
 from vactk.errors import VactkError
 
@@ -29,19 +29,24 @@ def entries(path, text, encoding="utf-8"):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_of_every_form_say_the_same(tmp_path, name, text, encoding):
     found = entries(tmp_path / name, text, encoding)
-    assert found == (Entry(video="x/1.mp4", label="run"), Entry(video="x/2.mp4", label="jump, high"))
+    assert found == (
+        AnnotationEntry(video="x/1.mp4", label="run"),
+        AnnotationEntry(video="x/2.mp4", label="jump, high"),
+    )
 
 
 def test_times_splits_and_captions(tmp_path):
     text = "path,label,start,end,split,caption\na.mp4,run,1.5,3,train,a man runs\nb.mp4,run,,,test,\n"
     path = tmp_path / "a.csv"
-    assert entries(path, text)[0] == Entry(
+    assert entries(path, text)[0] == AnnotationEntry(
         video="a.mp4", label="run", start_s=1.5, end_s=3.0, captions=("a man runs",)
     )
     assert list(read_list(path).splits) == ["train", "test"]
     line = {"video": "a.mp4", "label": 3, "captions": ["one", "two"], "start": 0, "end": 2.5}
     found = entries(tmp_path / "a.jsonl", json.dumps(line))
-    assert found == (Entry(video="a.mp4", label="3", start_s=0, end_s=2.5, captions=("one", "two")),)
+    assert found == (
+        AnnotationEntry(video="a.mp4", label="3", start_s=0, end_s=2.5, captions=("one", "two")),
+    )
 
 
 def test_lists_of_the_original_projects(tmp_path):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from vactk.data.annotations.classes import ClassIndex, read_classes
 from vactk.data.annotations.entries import Annotations, labels_of
-from vactk.data.annotations.formats import FORMATS, read_annotations
 from vactk.data.annotations.lists import read_list
 from vactk.data.annotations.ssv2 import read_ssv2_labels, read_ssv2_list
-from vactk.data.classes import ClassIndex, read_classes
+from vactk.data.find_annotations import FORMATS, read_annotations
 from vactk.errors import VactkError
 
 # expected.json's words for a format -> vactk's

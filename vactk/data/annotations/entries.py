@@ -12,7 +12,7 @@ MOST_DIGITS = 9  # of the number of a class
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class AnnotationEntry:
     """One video as it is listed. Its file is looked for by name: folders and suffix may differ on disk."""
 
     video: str  # path, name or id as written
@@ -34,11 +34,11 @@ class Annotations:
     """The content of one annotation file, or of a folder of them that belong together."""
 
     classes: tuple[str, ...] = ()  # in the order of their numbers; empty where the file names none
-    splits: dict[str, tuple[Entry, ...]] = field(default_factory=dict)
+    splits: dict[str, tuple[AnnotationEntry, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()  # what contradicts itself, a line each
 
     @property
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[AnnotationEntry, ...]:
         """The entries of all splits, in their order."""
         return tuple(entry for split in self.splits.values() for entry in split)
 
@@ -49,7 +49,7 @@ def bare_name(video: str) -> str:
     return name.rsplit(".", 1)[0] if is_video_name(name) else name
 
 
-def labels_of(entries: Iterable[Entry]) -> tuple[str, ...]:
+def labels_of(entries: Iterable[AnnotationEntry]) -> tuple[str, ...]:
     """The different labels of entries, sorted: numbers by value, names by letter."""
     labels = {entry.label for entry in entries if entry.label is not None}
     if all(is_number(label) for label in labels):

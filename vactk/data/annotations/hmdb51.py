@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vactk.data.annotations.entries import Annotations, Entry
-from vactk.data.annotations.files import read_lines, wrong_line
+from vactk.data.annotations.entries import AnnotationEntry, Annotations
 from vactk.errors import VactkError
+from vactk.files.text import read_lines, wrong_line
 
 FILE_NAME = re.compile(r"(?P<label>.+)_test_split(?P<split>\d+)\.txt")
 FLAGS = {"0": "unused", "1": "train", "2": "test"}
@@ -19,7 +19,7 @@ def read_hmdb51(folder: Path) -> Annotations:
     Classes are in the order of their names, which is not that of the files' names. Raises VactkError where
     there are no such files, or a line is not a name and a flag.
     """
-    parts: dict[str, list[Entry]] = {}
+    parts: dict[str, list[AnnotationEntry]] = {}
     files = _split_files(folder)
     classes = tuple(sorted({label for label, _ in files}))
     for label, number in sorted(files, key=lambda file: (int(file[1]), file[0])):
@@ -30,7 +30,9 @@ def read_hmdb51(folder: Path) -> Annotations:
             name, _, flag = line.rpartition(" ")
             if not name.strip() or flag not in FLAGS:
                 raise wrong_line(path, line_number, f"must be a file name and 0, 1 or 2, got '{line}'")
-            parts[f"{FLAGS[flag]}{number}"].append(Entry(video=f"{label}/{name.strip()}", label=label))
+            parts[f"{FLAGS[flag]}{number}"].append(
+                AnnotationEntry(video=f"{label}/{name.strip()}", label=label)
+            )
     numbers = {number for _, number in files}
     missing = [f"{label} split {n}" for label in classes for n in sorted(numbers) if (label, n) not in files]
     everything = {entry.video: entry for entries in parts.values() for entry in entries}

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from vactk.data.annotations.entries import Annotations, Entry, labels_of
-from vactk.data.annotations.files import read_json, read_rows, wrong_line
+from vactk.data.annotations.entries import AnnotationEntry, Annotations, labels_of
 from vactk.errors import VactkError
+from vactk.files.text import read_json, read_rows, wrong_line
 
 SPLIT_NAMES = {"validate": "val", "validation": "val", "training": "train", "testing": "test"}
 COLUMNS = ("youtube_id", "time_start", "time_end")
@@ -57,15 +57,15 @@ def read_kinetics_json(path: Path) -> Annotations:
     return _annotations(listed, path.stem)
 
 
-def _entry(video: str, label: str | None, start_s: float, end_s: float) -> Entry:
+def _entry(video: str, label: str | None, start_s: float, end_s: float) -> AnnotationEntry:
     if not (math.isfinite(start_s) and math.isfinite(end_s) and (label is None or isinstance(label, str))):
         raise ValueError("a label is text, and times are numbers")
     name = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
-    return Entry(video=name, label=label, other_names=(video,), length_s=end_s - start_s)
+    return AnnotationEntry(video=name, label=label, other_names=(video,), length_s=end_s - start_s)
 
 
-def _annotations(listed: Iterable[tuple[str, Entry]], default: str) -> Annotations:
-    splits: dict[str, list[Entry]] = {}
+def _annotations(listed: Iterable[tuple[str, AnnotationEntry]], default: str) -> Annotations:
+    splits: dict[str, list[AnnotationEntry]] = {}
     for name, entry in listed:
         splits.setdefault(SPLIT_NAMES.get(name.lower(), name.lower()) or default, []).append(entry)
     return Annotations(

@@ -7,16 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vactk.data.annotations.entries import Annotations, Entry, is_number, labels_of
-from vactk.data.annotations.files import (
-    DELIMITERS,
-    read_json,
-    read_json_lines,
-    read_lines,
-    read_rows,
-    wrong_line,
-)
+from vactk.data.annotations.entries import AnnotationEntry, Annotations, is_number, labels_of
 from vactk.errors import VactkError
+from vactk.files.text import DELIMITERS, read_json, read_json_lines, read_lines, read_rows, wrong_line
 from vactk.video.container import is_video_name
 
 # The names that a column goes by, in the order of preference.
@@ -62,7 +55,7 @@ def read_delimited_list(path: Path, delimiter: str) -> Annotations:
         further = re.fullmatch(rf"(.*){re.escape(delimiter)}(\d+)", video)
         if further and is_video_name(further[1]):
             video, label = further.groups()
-        entries.append(Entry(video=video.strip().strip('"'), label=label.strip().strip('"')))
+        entries.append(AnnotationEntry(video=video.strip().strip('"'), label=label.strip().strip('"')))
     return _of(path, entries)
 
 
@@ -75,14 +68,14 @@ def read_blank_list(path: Path) -> Annotations:
             video, label = line, ""
         elif not blank:
             raise wrong_line(path, number, _expected(" ", line))
-        entries.append(Entry(video=video.strip(), label=label or None))
+        entries.append(AnnotationEntry(video=video.strip(), label=label or None))
     if len({entry.label is None for entry in entries}) > 1:
         video = next(entry.video for entry in entries if entry.label is None)
         raise VactkError(f"'{path}' has labels for some videos, but none for '{video}'")
     return _of(path, entries)
 
 
-def _of(path: Path, entries: list[Entry]) -> Annotations:
+def _of(path: Path, entries: list[AnnotationEntry]) -> Annotations:
     return Annotations(classes=(), splits={path.stem: tuple(entries)})
 
 
@@ -135,7 +128,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotations:
-    splits: dict[str, list[Entry]] = {}
+    splits: dict[str, list[AnnotationEntry]] = {}
     for number, row in rows:
         cells = {str(name).lower(): value for name, value in row.items() if value not in (None, "")}
         video = _cell(cells, "video")
@@ -147,7 +140,7 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         start_s, end_s = (_seconds(path, number, _cell(cells, name)) for name in ("start_s", "end_s"))
         if start_s is not None and end_s is not None and start_s >= end_s:
             raise wrong_line(path, number, f"ends at {end_s:g} s, before it starts at {start_s:g} s")
-        entry = Entry(
+        entry = AnnotationEntry(
             video=str(video),
             label=None if label is None else str(label),
             start_s=start_s,

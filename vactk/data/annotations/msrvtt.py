@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vactk.data.annotations.entries import Annotations, Entry
-from vactk.data.annotations.files import DELIMITERS, read_json, read_lines, read_rows, wrong_line
+from vactk.data.annotations.entries import AnnotationEntry, Annotations
 from vactk.errors import VactkError
+from vactk.files.text import DELIMITERS, read_json, read_lines, read_rows, wrong_line
 
 SPLIT_NAMES = {"validate": "val", "validation": "val"}
 
@@ -20,10 +20,10 @@ def read_msrvtt_json(path: Path) -> Annotations:
             captions.setdefault(sentence["video_id"], []).append(
                 (int(sentence["sen_id"]), _text(sentence["caption"]))
             )
-        splits: dict[str, list[Entry]] = {}
+        splits: dict[str, list[AnnotationEntry]] = {}
         for video in content["videos"]:
             name = str(video.get("split", "all"))
-            entry = Entry(
+            entry = AnnotationEntry(
                 video=_text(video["video_id"]),
                 captions=tuple(caption for _, caption in sorted(captions.pop(video["video_id"], []))),
                 length_s=_length_s(video.get("start time"), video.get("end time")),
@@ -56,16 +56,16 @@ def read_msrvtt_csv(path: Path) -> Annotations:
             raise wrong_line(path, number, f"has {len(cells)} cells, not {len(header)}")
         row = dict(zip(header, cells, strict=False))
         sentence = row.get("sentence")
-        entries.append(Entry(video=row["video_id"], captions=(sentence,) if sentence else ()))
+        entries.append(AnnotationEntry(video=row["video_id"], captions=(sentence,) if sentence else ()))
     return Annotations(splits={path.stem: tuple(entries)})
 
 
-def _ids(path: Path) -> list[Entry]:
+def _ids(path: Path) -> list[AnnotationEntry]:
     entries = []
     for number, line in read_lines(path):
         if any(delimiter in line for delimiter in DELIMITERS) or " " in line:
             raise wrong_line(path, number, f"must be a video's id, or the first line name video_id: '{line}'")
-        entries.append(Entry(video=line))
+        entries.append(AnnotationEntry(video=line))
     return entries
 
 

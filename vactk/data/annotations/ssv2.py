@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vactk.data.annotations.entries import Annotations, Entry, labels_of
-from vactk.data.annotations.files import read_json, read_rows, wrong_line
+from vactk.data.annotations.entries import AnnotationEntry, Annotations, labels_of
 from vactk.errors import VactkError
+from vactk.files.text import read_json, read_rows, wrong_line
 
 
 def read_ssv2_labels(path: Path) -> Annotations:
@@ -34,7 +34,7 @@ def read_ssv2_list(path: Path) -> Annotations:
         if not all(text is None or isinstance(text, str) for text in (template, caption)):
             raise VactkError(f"'{path}': template and label of video '{item['id']}' must be text")
         entries.append(
-            Entry(
+            AnnotationEntry(
                 video=str(item["id"]),
                 label=None if template is None else template.replace("[", "").replace("]", ""),
                 captions=() if caption is None else (caption,),
@@ -49,5 +49,5 @@ def read_ssv2_answers(path: Path) -> Annotations:
     for number, cells in read_rows(path, ";"):
         if len(cells) != 2:
             raise wrong_line(path, number, "must be an id and a class with ';' between them")
-        entries.append(Entry(video=cells[0], label=cells[1]))
+        entries.append(AnnotationEntry(video=cells[0], label=cells[1]))
     return Annotations(classes=labels_of(entries), splits={path.stem: tuple(entries)})

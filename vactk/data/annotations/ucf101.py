@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vactk.data.annotations.entries import Annotations, Entry
-from vactk.data.annotations.files import read_lines, wrong_line
-from vactk.data.classes import match_key
+from vactk.data.annotations.classes import match_key
+from vactk.data.annotations.entries import AnnotationEntry, Annotations
 from vactk.errors import VactkError
+from vactk.files.text import read_lines, wrong_line
 
 LIST_NAME = re.compile(r"(?P<part>train|test)list(?P<split>\d+)\.txt", re.IGNORECASE)
 VIDEO_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+", re.IGNORECASE)
@@ -22,7 +22,7 @@ def read_ucf101(folder: Path) -> Annotations:
     """
     by_number = read_class_index(folder / "classInd.txt")
     classes = tuple(by_number.values())
-    splits: dict[str, tuple[Entry, ...]] = {}
+    splits: dict[str, tuple[AnnotationEntry, ...]] = {}
     problems: list[str] = []
     for path in sorted(folder.iterdir()):
         match = LIST_NAME.fullmatch(path.name)
@@ -47,7 +47,7 @@ def read_class_index(path: Path) -> dict[str, str]:
     return classes
 
 
-def _read_list(path: Path, by_number: dict[str, str], problems: list[str]) -> tuple[Entry, ...]:
+def _read_list(path: Path, by_number: dict[str, str], problems: list[str]) -> tuple[AnnotationEntry, ...]:
     known = {match_key(label): label for label in by_number.values()}
     entries = []
     for line_number, line in read_lines(path):
@@ -60,7 +60,7 @@ def _read_list(path: Path, by_number: dict[str, str], problems: list[str]) -> tu
         if number and by_number.get(number) != label:
             other = by_number.get(number, "no class")
             problems.append(f"{path.name} line {line_number}: {video} has number {number}, {other}")
-        entries.append(Entry(video=video, label=label))
+        entries.append(AnnotationEntry(video=video, label=label))
     return tuple(entries)
 
 

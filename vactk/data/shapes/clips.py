@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +26,8 @@ from vactk.data.shapes.world import (
     track,
 )
 from vactk.errors import VactkError, pick
+from vactk.files.paths import cache_folder
+from vactk.progress import Progress
 
 VERSION = 1  # of the clips: a change to what is drawn needs another
 NUM_FRAMES = 12
@@ -40,8 +39,6 @@ ENCODING = {"qp": "18", "preset": "veryfast", "x264-params": "threads=1:lookahea
 STILL_SHAPES = ("key", "flag", "mushroom", "drop")  # in no training clip, only in stills
 MOVING_SHAPES = ("star", "heart", "triangle", "moon", "house", "fish", "bolt", "tree")
 HELD_OUT = 2  # motions in which a moving shape is never seen in training
-
-Progress = Callable[[int, int], None]  # clips made, all clips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,19 +101,6 @@ def plan(split: Split) -> list[Clip]:
 def render(clip: Clip) -> NDArray[np.uint8]:
     """The frames of a clip, (T, SIZE, SIZE, 3)."""
     return draw(clip.look, clip.poses, np.random.default_rng(clip.seed))
-
-
-def cache_folder() -> Path:
-    """Where vactk keeps what it can make again."""
-    if "VACTK_CACHE" in os.environ:
-        return Path(os.environ["VACTK_CACHE"]).expanduser()
-    if "XDG_CACHE_HOME" in os.environ:
-        return Path(os.environ["XDG_CACHE_HOME"]) / "vactk"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "vactk"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "vactk"
-    return Path.home() / ".cache" / "vactk"
 
 
 def _plan_clip(shape: str, motion: str, label: int, number: int, split: Split, attempt: int = 0) -> Clip:

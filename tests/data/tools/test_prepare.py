@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.data import trees
+from vactk.data.benchmarks import BENCHMARKS
+from vactk.data.datasets import find_dataset
+from vactk.data.file_tree import INDEX_NAME
+from vactk.data.tools import unpack as unpacking
+from vactk.data.tools.prepare import RECORDS_NAME, inspect_benchmark, prepare
+from vactk.data.tools.unpack import archive_name, find_archives, unpack
+from vactk.errors import VactkError
+
+
+def zip_tree(source: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for found in sorted(source.rglob("*")):
+            file.write(found, found.relative_to(source))
+    return path
+
+
+def tar_tree(source: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as file:
+        for found in sorted(source.iterdir()):
+            file.add(found, found.name)
+    return path
+
+
+def test_a_benchmark_is_made_ready_from_its_archives(tmp_path):
+    made = trees.hmdb51(tmp_path / "made")
+    root = tmp_path / "hmdb51"
+    root.mkdir()
+    tar_tree(made / "videos", root / "hmdb51_org.tar.gz")
+    zip_tree(made / "testTrainMulti_7030_splits", root / "test_train_splits.zip")
+    state = prepare(BENCHMARKS["hmdb51"], root)
+    assert set(state.unpacked) == {"hmdb51_org.tar.gz", "test_train_splits.zip"}
+    assert (state.num_files, state.num_classes, state.complete) == (12, 3, False)
+    assert vars(state.splits["test1"]) == {"listed": 3, "on_disk": 3, "published": 1530}
+    assert prepare(BENCHMARKS["hmdb51"], root).unpacked == ()
+    assert len(find_dataset("hmdb51").load("train1", root=root).records) == 6
+
+
+def test_what_is_unpacked_already_is_not_unpacked_again(tmp_path):
+    root = trees.hmdb51(tmp_path / "hmdb51")
+    tar_tree(root / "videos", root / "hmdb51_org.tar.gz")
+    assert prepare(BENCHMARKS["hmdb51"], root).unpacked == ()
+    sorted((root / "videos/kick").iterdir())[0].unlink()
+    assert prepare(BENCHMARKS["hmdb51"], root).unpacked == ("hmdb51_org.tar.gz",)
+
+
+def test_the_record_file_is_a_dataset_and_the_index_saves_walking(tmp_path, monkeypatch):
+    root = trees.hmdb51(tmp_path)
+    prepare(BENCHMARKS["hmdb51"], root)
+    records = find_dataset(str(root / RECORDS_NAME)).load("test1")
+    official = BENCHMARKS["hmdb51"].load("test1", root=root)
+    assert {(r.video, records.classes[r.label]) for r in records.records} == {
+        (r.video, official.classes[r.label]) for r in official.records
+    }
+    monkeypatch.setattr("vactk.data.file_tree._walk", lambda root: pytest.fail("walked"))
+    assert BENCHMARKS["hmdb51"].load("test1", root=root) == official
+
+
+def test_files_that_came_after_the_index_are_found(tmp_path):
+    root = trees.hmdb51(tmp_path)
+    late = sorted((root / "videos/kick").iterdir())[2]
+    late.rename(tmp_path / "elsewhere")
+    prepare(BENCHMARKS["hmdb51"], root)
+    (tmp_path / "elsewhere").rename(late)
+    assert not BENCHMARKS["hmdb51"].load("test1", root=root).missing
+    (root / INDEX_NAME).write_text("{damaged")
+    assert not BENCHMARKS["hmdb51"].load("test1", root=root).missing
+
+
+def test_retrieval_records_keep_their_captions(tmp_path):
+    root = trees.msrvtt(tmp_path)
+    prepare(BENCHMARKS["msrvtt"], root)
+    lines = [json.loads(line) for line in (root / RECORDS_NAME).read_text().splitlines()]
+    assert {"video": "videos/all/video3.mp4", "captions": ["a dog, running"], "split": "test1k"} in lines
+
+
+def test_what_is_there_and_what_is_not(tmp_path):
+    root = trees.ucf101(tmp_path / "ucf")
+    sorted((root / "UCF-101/YoYo").iterdir())[0].unlink()
+    state = inspect_benchmark(BENCHMARKS["ucf101"], root)
+    assert (state.splits["test1"].on_disk, state.splits["test1"].listed) == (2, 3)
+    with pytest.raises(
+        VactkError, match=r"ucf101 is not there: looked in .*: no such folder. Fetch UCF101.rar"
+    ):
+        prepare(BENCHMARKS["ucf101"], tmp_path / "gone")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(
+        VactkError, match=r"no annotation files of ucf101. Fetch UCF101.rar; UCF101Train.*zip from"
+    ):
+        prepare(BENCHMARKS["ucf101"], tmp_path / "empty")
+
+
+def test_parts_of_a_tar_are_joined(tmp_path):
+    made = trees.ssv2(tmp_path / "made")
+    whole = tar_tree(made / "videos", tmp_path / "whole").read_bytes()
+    root = tmp_path / "ssv2"
+    root.mkdir()
+    for number in range(3):
+        part = whole[number * len(whole) // 3 : (number + 1) * len(whole) // 3]
+        (root / f"20bn-something-something-v2-{number:02d}").write_bytes(part)
+    (archive,) = find_archives(root)
+    assert [len(archive), archive_name(archive)] == [3, "20bn-something-something-v2"]
+    unpack(archive, root / archive_name(archive))
+    assert sorted(p.name for p in (root / "20bn-something-something-v2").iterdir()) == [
+        "7.webm",
+        "8.mp4",
+        "9.webm",
+    ]
+
+
+def test_archives_within_archives_are_unpacked(tmp_path):
+    made = trees.hmdb51(tmp_path / "made")
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    for label in ("kick", "kick_ball"):
+        zip_tree(made / "videos" / label, outer / f"{label}.zip")
+    unpack((zip_tree(outer, tmp_path / "hmdb51_org.zip"),), tmp_path / "out")
+    assert len(list((tmp_path / "out/kick_ball").iterdir())) == 4
+    assert not list((tmp_path / "out").glob("*.zip"))
+
+
+def evil_zip(path: Path, name: str) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("good.txt", "x")
+        file.writestr(name, "x")
+    return path
+
+
+def evil_tar(path: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path, "w") as file:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.size = kind, "/etc/passwd" if kind == tarfile.SYMTYPE else "", 1
+        file.addfile(member, io.BytesIO(b"x"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt", "C:\\evil.txt"]
+)
+@pytest.mark.parametrize("make", [evil_zip, evil_tar])
+def test_paths_out_of_the_folder_are_refused_and_nothing_is_left(tmp_path, make, name):
+    folder = tmp_path / "deep" / "folder"
+    folder.mkdir(parents=True)
+    archive = make(folder / ("a.zip" if make is evil_zip else "a.tar"), name)
+    if make is evil_zip and "\\" in name and os.sep == "/":
+        assert name in zipfile.ZipFile(archive).namelist()
+    with pytest.raises(VactkError, match=r"is refused: its entry .* would be written outside of its folder"):
+        unpack((archive,), folder / "out")
+    assert [path.name for path in folder.iterdir()] == [archive.name]
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_links_in_archives_are_refused(tmp_path):
+    with pytest.raises(VactkError, match="its entry 'link' is neither a file nor a folder"):
+        unpack((evil_tar(tmp_path / "a.tar", "link", tarfile.SYMTYPE),), tmp_path / "out")
+    info = zipfile.ZipInfo("link")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(info, "/etc/passwd")
+    with pytest.raises(VactkError, match="its entry 'link' is a link"):
+        unpack((tmp_path / "a.zip",), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_damaged_archives_are_named(tmp_path, name):
+    made = trees.hmdb51(tmp_path / "made")
+    path = (zip_tree if name == "a.zip" else tar_tree)(made, tmp_path / name)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(VactkError, match=rf"cannot unpack '.*{name}': .*; fetch it again"):
+        unpack((path,), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    path = evil_zip(tmp_path / "a.zip", "b")
+    monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1}))
+    with pytest.raises(VactkError, match=r"unpacks to 0.0 GB, but only 0.0 GB are free"):
+        unpack((path,), tmp_path / "out")
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """A folder of programs, the only ones on the path but the system's shell."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(
+        unpacking.shutil, "which", lambda name: str(folder / name) if (folder / name).exists() else None
+    )
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def tool(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_rar_takes_a_program_that_is_named_where_there_is_none(tmp_path, tools):
+    (tmp_path / "a.rar").write_bytes(b"Rar!")
+    with pytest.raises(
+        VactkError, match=r"a.rar' is a RAR archive, .* install one of unrar, bsdtar, unar, 7z, or unpack"
+    ):
+        unpack((tmp_path / "a.rar",), tmp_path / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_rar_is_unpacked_by_the_program_that_is_there(tmp_path, tools):
+    (tmp_path / "a.rar").write_bytes(b"Rar!")
+    tool(tools, "unrar", 'if [ "$1" = lb ]; then echo "x/1.avi"; else mkdir "$5/x"; touch "$5/x/1.avi"; fi')
+    unpack((tmp_path / "a.rar",), tmp_path / "out")
+    assert (tmp_path / "out/x/1.avi").is_file()
+    tool(tools, "unrar", 'echo "../1.avi"')
+    with pytest.raises(VactkError, match=r"its entry '../1.avi' would be written outside"):
+        unpack((tmp_path / "a.rar",), tmp_path / "other")
+    tool(tools, "unrar", "echo broken header >&2; exit 3")
+    with pytest.raises(VactkError, match=r"cannot unpack '.*a.rar': unrar says: broken header"):
+        unpack((tmp_path / "a.rar",), tmp_path / "other")

@@ -1,0 +1,83 @@
+"""Halves and parts of a dataset's classes, by rules that anyone can repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import torch
+
+from vactk.data.annotations.classes import known_classes, match_key
+from vactk.data.records import VideoSet
+from vactk.errors import VactkError
+
+
+def random_half(classes: Sequence[str], seed: str) -> tuple[int, ...]:
+    """Half of the classes, rounded down: those whose names' hashes with `seed` come first. In class order."""
+
+    def rank(number: int) -> str:
+        return hashlib.sha256(f"{seed}:{match_key(classes[number])}".encode()).hexdigest()
+
+    return tuple(sorted(sorted(range(len(classes)), key=rank)[: len(classes) // 2]))
+
+
+def base_and_novel(labels: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The classes that are the more frequent half of training labels, rounded up, and the others.
+
+    The rule of ViFi-CLIP, section 4.1. Classes that are equally frequent come in their order, the later ones
+    into the base: so ViFi-CLIP's lists of HMDB51 and UCF101 come out.
+    """
+    counts = Counter(labels)
+    order = sorted(range(num_classes), key=lambda number: counts[number])
+    num_novel = num_classes // 2
+    return tuple(sorted(order[num_novel:])), tuple(sorted(order[:num_novel]))
+
+
+def not_in_k400(classes: Sequence[str]) -> tuple[int, ...]:
+    """The classes whose names Kinetics-400 has not."""
+    known = {match_key(label) for label in known_classes("k400")}
+    return tuple(number for number, label in enumerate(classes) if match_key(label) not in known)
+
+
+def with_classes(videos: VideoSet, chosen: Collection[int]) -> VideoSet:
+    """The videos of some classes, which are numbered anew, in their order."""
+    numbers = {old: new for new, old in enumerate(sorted(chosen))}
+    places = [place for place, record in enumerate(videos.records) if record.label in numbers]
+    records = tuple(
+        dataclasses.replace(videos.records[place], label=numbers[videos.records[place].label or 0])
+        for place in places
+    )
+    return dataclasses.replace(
+        videos,
+        classes=tuple(videos.classes[old] for old in numbers),
+        words=tuple(videos.words[old] for old in numbers),
+        records=records,
+        missing=frozenset(new for new, place in enumerate(places) if place in videos.missing),
+    )
+
+
+def sample_shots(videos: VideoSet, shots: int, seed: int) -> VideoSet:
+    """`shots` videos of each class, drawn by `seed`; with one seed, fewer shots are a part of more.
+
+    Raises VactkError when a class has no videos at all, or fewer than `shots`: then the result would not
+    be what its name says.
+    """
+    counts = Counter(record.label for record in videos.records)
+    short = [name for place, name in enumerate(videos.classes) if counts[place] < shots]
+    if short:
+        fewest = min(counts[place] for place in range(len(videos.classes)))
+        raise VactkError(
+            f"{shots} shots need as many videos of every class, but {len(short)} classes of "
+            f"{videos.name}/{videos.split} have fewer, such as '{short[0]}'; ask for at most {fewest}"
+        )
+    left = dict.fromkeys(range(len(videos.classes)), shots)
+    chosen = []
+    for place in torch.randperm(len(videos.records), generator=torch.Generator().manual_seed(seed)).tolist():
+        label = videos.records[place].label
+        if label is not None and left[label]:
+            left[label] -= 1
+            chosen.append(place)
+    records = tuple(videos.records[place] for place in sorted(chosen))
+    return dataclasses.replace(videos, records=records)

@@ -1,0 +1,1 @@
+"""Preparing, checking and converting datasets on disk."""

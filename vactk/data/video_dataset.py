@@ -1,0 +1,168 @@
+"""Records as batches of normalised frames, read in worker processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vactk.data.batch_sampler import Key, TrainBatches, derive_seed
+from vactk.data.clip_cache import ClipCache
+from vactk.data.config import DataConfig, ImageSpec
+from vactk.data.records import Record
+from vactk.data.worker_pool import BatchLoader
+from vactk.errors import VactkError
+from vactk.video.container import VideoError, VideoWarning
+from vactk.video.reader import Timeline, sample_video
+from vactk.video.transforms import eval_transform, train_transform
+
+
+class ReadError(NamedTuple):
+    """A video that could not be read, or not to its end."""
+
+    place: int  # in the records
+    video: str
+    message: str
+
+
+class VideoSample(NamedTuple):
+    """One record, read or failed."""
+
+    place: int  # in the records
+    label: int
+    views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
+    problem: ReadError | None
+    draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
+
+
+class Batch(NamedTuple):
+    """Videos of one step. Failed ones are not among the tensors."""
+
+    video: Tensor  # (B, V, T, 3, H, W)
+    labels: Tensor  # (B,) int64, -1 where unknown
+    places: Tensor  # (B,) int64, in the records
+    draws: Tensor  # (B,) float32, uniform in [0, 1)
+    failures: list[ReadError]
+    partial: list[ReadError]  # read as far as they go
+
+
+class VideoDataset(Dataset[VideoSample]):
+    """Records read on demand. A key (epoch, index) fixes every random choice, whichever process reads it."""
+
+    def __init__(
+        self, records: Sequence[Record], config: DataConfig, picture: ImageSpec, *, train: bool, seed: int = 0
+    ) -> None:
+        self.records = records
+        self.config = config
+        self.train = train
+        self.seed = seed
+        self.picture = picture
+        self.cache = ClipCache(Path(config.cache)) if train and config.cache else None
+        if self.cache is not None and self.cache.short_side < picture.size:
+            raise VactkError(
+                f"the cache in '{config.cache}' has frames of {self.cache.short_side} pixels, fewer than the "
+                f"model's {picture.size}: make it with --short-side {picture.size} or more"
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: Key) -> VideoSample:
+        epoch, index = key
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
+            torch.manual_seed(derive_seed(self.seed, epoch, index))
+            try:
+                views, warning = self._read(record)
+            except VideoError as error:
+                return VideoSample(index, label, None, ReadError(index, str(record.video), str(error)))
+            draw = float(torch.rand(()))
+        problem = None if warning is None else ReadError(index, str(record.video), warning)
+        return VideoSample(index, label, views, problem, draw)
+
+    def failed(self, key: Key, reason: str) -> VideoSample:
+        """What stands for a record whose reading hung or crashed."""
+        index = key[1]
+        record = self.records[index]
+        label = -1 if record.label is None else record.label
+        message = str(VideoError(record.video, reason))
+        return VideoSample(index, label, None, ReadError(index, str(record.video), message))
+
+    def _read(self, record: Record) -> tuple[Tensor, str | None]:
+        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
+        config, views = self.config, 1 if self.train else self.config.views
+
+        def sampler(timeline: Timeline) -> Tensor:
+            count = timeline.num_frames
+            return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
+
+        sample = None if self.cache is None else self.cache.sample(record, sampler)
+        if sample is None:
+            sample = sample_video(
+                record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
+            )
+        clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
+        if self.train:
+            transform = train_transform(config.transform, *self.picture)
+            return transform(clips[0])[None], sample.warning
+        crops = eval_transform(config.transform, *self.picture)
+        return torch.cat([crops(clip) for clip in clips]), sample.warning
+
+
+def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchLoader[Key, VideoSample, Batch]:
+    """Batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
+    size = batches.batch_size // (batches.world * batches.parts)
+    return _loader(dataset, batches, size)
+
+
+def eval_loader(
+    dataset: VideoDataset, batch_size: int, *, rank: int = 0, world: int = 1
+) -> BatchLoader[Key, VideoSample, Batch]:
+    """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
+    keys = [(0, index) for index in range(rank, len(dataset), world)]
+    batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    return _loader(dataset, batches, batch_size * dataset.config.views * dataset.config.transform.eval_crops)
+
+
+def collate(items: list[VideoSample]) -> Batch:
+    """Items as one batch, failures apart."""
+    read = [item for item in items if item.views is not None]
+    video = torch.stack([item.views for item in read if item.views is not None]) if read else torch.empty(0)
+    return Batch(
+        video=video,
+        labels=torch.tensor([item.label for item in read], dtype=torch.long),
+        places=torch.tensor([item.place for item in read], dtype=torch.long),
+        draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
+        failures=[item.problem for item in items if item.problem is not None and item.views is None],
+        partial=[item.problem for item in items if item.problem is not None and item.views is not None],
+    )
+
+
+def _loader(
+    dataset: VideoDataset, batches: Iterable[list[Key]], num_views: int
+) -> BatchLoader[Key, VideoSample, Batch]:
+    config, size = dataset.config, dataset.picture.size
+    return BatchLoader(
+        dataset,
+        batches,
+        collate,
+        workers=config.num_workers,
+        timeout_s=config.timeout_s,
+        batch_bytes=num_views * config.num_frames * 3 * size * size * 4,
+        finish=_pinned if torch.cuda.is_available() else _as_it_is,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _pinned(batch: Batch) -> Batch:
+    return batch._replace(video=batch.video.pin_memory())

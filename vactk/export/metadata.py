@@ -1,0 +1,101 @@
+"""What a file says of itself, so that it can be used without this package: JSON in its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+import vactk
+from vactk import config as settings
+from vactk.data.config import DataConfig
+from vactk.models.video_model import VideoModel
+from vactk.video.transforms import EVAL_CROPS
+
+METADATA_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a classifier: their labels, as words, and their embeddings (C, E) of unit norm."""
+
+    names: tuple[str, ...]
+    words: tuple[str, ...]
+    embeddings: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSpec:
+    """How a model is fed and asked, as `vactk zeroshot` would."""
+
+    data: DataConfig
+    templates: tuple[str, ...]
+    source: Mapping[str, Any]  # which checkpoint it was: its name, SHA-256 and recipe
+    labels: Labels | None = None
+    answer: str = "similarity"  # or "class_head", "ensemble"
+
+
+def general_metadata(model: VideoModel, serving: InferenceSpec) -> dict[str, Any]:
+    """What holds for every part."""
+    return {
+        "format": METADATA_FORMAT,
+        "vactk": vactk.__version__,
+        "source": dict(serving.source),
+        "model": settings.to_dict(model.config),
+    }
+
+
+def video_metadata(model: VideoModel, serving: InferenceSpec, frames: int | None) -> dict[str, Any]:
+    """How a video becomes the input; `frames` are what the file takes, None for any number."""
+    data, backbone = serving.data, model.backbone
+    return {
+        "input": "video: batch x frames x 3 x height x width, float32, (RGB / 255 - mean) / std",
+        "frames": {"takes": frames or "any", "usual": data.num_frames},
+        "sampling": settings.to_dict(data)["sampling"],
+        "views": data.views,
+        "view_mean": data.view_mean,
+        "preprocessing": {
+            "size": backbone.image_size,
+            "resize": "shorter side to size, the other rounded down; bicubic (a = -0.5), antialiased, as uint8",
+            "crops": list(EVAL_CROPS[data.transform.eval_crops]),  # places along the longer side
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        "similarity": model.config.similarity,
+    }
+
+
+def text_metadata(model: VideoModel, length: int, *, any_length: bool) -> dict[str, Any]:
+    """How a text becomes the input."""
+    tokenizer = model.backbone.tokenize
+    known = hasattr(tokenizer, "sot_token_id")
+    return {
+        "input": "tokens: batch x length, int64",
+        "length": {"takes": f"2 to {length}" if any_length else length, "context": length},
+        "tokenizer": {
+            "kind": "CLIP byte-pair encoding, lower case" if known else "Hugging Face",
+            "vocabulary": tokenizer.vocab_size if known else getattr(tokenizer.tokenizer, "name_or_path", ""),
+            "start": tokenizer.sot_token_id if known else None,
+            "end": tokenizer.eot_token_id if known else None,
+            "padding": 0 if known else tokenizer.tokenizer.pad_token_id,
+        },
+        "logit_scale": float(model.clip.logit_scale.detach()),
+    }
+
+
+def label_metadata(serving: InferenceSpec, labels: Labels) -> dict[str, Any]:
+    """What a classifier tells apart."""
+    return {
+        "labels": list(labels.names),
+        "words": list(labels.words),
+        "templates": list(serving.templates),
+        "answer": serving.answer,
+    }
+
+
+def describe_frames(takes: Sequence[Any]) -> str:
+    """The frames that files take, in words."""
+    kinds = {str(value) for value in takes}
+    return "any number" if kinds == {"any"} else " or ".join(sorted(kinds))

@@ -1,0 +1,133 @@
+"""The README.md of a model that is published: what it is, how it was made, what it reaches, its hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import vactk
+from vactk import config as settings
+from vactk.export.metadata import InferenceSpec
+from vactk.export.verify import ExportedFile
+from vactk.files.hashing import sha256
+from vactk.models.video_model import VideoModel
+
+METRICS = ("top1", "top5", "harmonic_mean")
+
+
+def model_card(
+    model: VideoModel,
+    serving: InferenceSpec,
+    written: ExportedFile,
+    notes: Sequence[str],
+    folder: Path,
+    *,
+    is_transformers: bool,
+) -> str:
+    """The card in Markdown, its head in the hub's YAML."""
+    described = settings.to_dict(model.config)
+    head = {
+        "library_name": "transformers" if is_transformers else "vactk",
+        "pipeline_tag": "zero-shot-image-classification" if is_transformers else "video-classification",
+        "tags": ["clip", "video", "action-recognition", "zero-shot", "vactk"],
+    }
+    made = (
+        "A CLIP for videos, made and exported with the Video-Action CLIP ToolKit "
+        f"(vactk {vactk.__version__}): {_of_model(described)}."
+    )
+    checked = (
+        f"Largest difference to the model it was made of: {written.max_abs_diff:.2g} "
+        f"(tolerance {written.tolerance:g})."
+    )
+    sections = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {serving.source.get('name', 'A video CLIP')}",
+        made,
+        *(f"- {note}" for note in notes),
+        "## Use",
+        _usage(is_transformers),
+        _conditions(model, serving),
+        "## Results",
+        _results(serving.source.get("results", ())),
+        "## Recipe",
+        _recipe(serving.source.get("recipe")),
+        "## Provenance",
+        _provenance(serving.source, model.info.get("parents", ())),
+        "## Files",
+        _files((written.path, *written.more), folder),
+        checked,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _of_model(described: Mapping[str, Any]) -> str:
+    temporal = described["temporal"]
+    name = temporal["name"] if isinstance(temporal, Mapping) else temporal
+    return f"backbone `{described['backbone']['name']}`, temporal module `{name}`"
+
+
+def _usage(is_transformers: bool) -> str:
+    blocks = ['```bash\nvactk zeroshot clips/ --labels "juggling,waving" --checkpoint FOLDER\n```']
+    if is_transformers:
+        blocks.append(
+            "```python\nfrom transformers import CLIPModel\n\nmodel = CLIPModel.from_pretrained(FOLDER)\n```"
+        )
+    return "\n\n".join(blocks)
+
+
+def _conditions(model: VideoModel, serving: InferenceSpec) -> str:
+    data, templates = serving.data, serving.templates
+    shown = ", ".join(f"`{template}`" for template in templates[:3])
+    more = f" and {len(templates) - 3} more" if len(templates) > 3 else ""
+    return (
+        f"Meant for {data.num_frames} frames of a view and {data.views} view(s) of a video, sampling "
+        f"`{settings.to_dict(data)['sampling']['name']}`, pictures of {model.backbone.image_size} pixels. "
+        f"Sentences around class names: {shown}{more}."
+    )
+
+
+def _results(results: Sequence[Mapping[str, Any]]) -> str:
+    """A table of what `vactk zeroshot --json` and training wrote; every number names what it was measured on."""
+    rows = []
+    for result in results:
+        name = result.get("protocol") or result.get("dataset")
+        metrics = {
+            metric: result[metric] for metric in METRICS if isinstance(result.get(metric), int | float)
+        }
+        if name and metrics:
+            numbers = ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items())
+            conditions = ", ".join(
+                f"{key} {result[key]}"
+                for key in ("num_videos", "frames", "views", "templates")
+                if key in result
+            )
+            rows.append(f"| {name} | {numbers} | {conditions} | {result.get('hash', '')} |")
+    if not rows:
+        return "None were given."
+    return "\n".join(["| protocol | accuracy, % | conditions | content hash |", "|---|---|---|---|", *rows])
+
+
+def _recipe(recipe: Any) -> str:
+    if not recipe:
+        return "Weights as they came; nothing was trained."
+    return f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)}```"
+
+
+def _provenance(source: Mapping[str, Any], parents: Any) -> str:
+    lines = [
+        f"- {key}: {source[key]}" for key in ("checkpoint", "sha256", "step") if source.get(key) is not None
+    ]
+    lines += [f"- made from: {parent}" for parent in parents]
+    return "\n".join(lines) or "- a plain backbone"
+
+
+def _files(names: Sequence[str], folder: Path) -> str:
+    rows = [
+        f"| {name} | {(folder / name).stat().st_size:,} | `{sha256(folder / name)}` |"
+        for name in names
+        if (folder / name).is_file()
+    ]
+    return "\n".join(["| file | bytes | SHA-256 |", "|---|---|---|", *rows])

@@ -1,0 +1,1 @@
+"""Files: atomic writes, text decoding, hashes and standard folders."""

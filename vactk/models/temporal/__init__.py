@@ -1,0 +1,1 @@
+"""Temporal modules inside the residual blocks of the vision tower."""

@@ -1,0 +1,340 @@
+"""Brings an index up to date with its videos: only what is new or has changed is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+import vactk
+from vactk import config as settings
+from vactk.data.config import DataConfig
+from vactk.data.records import Record
+from vactk.data.worker_pool import BatchLoader
+from vactk.errors import VactkError
+from vactk.evaluate.classifier import class_embeddings
+from vactk.evaluate.scoring import image_spec
+from vactk.models.video_model import VideoModel
+from vactk.progress import Progress
+from vactk.retrieval.index.embedding import embed_views
+from vactk.retrieval.index.sources import VideoSource
+from vactk.retrieval.index.store import (
+    FileState,
+    IndexedVideo,
+    IndexItem,
+    IndexMetadata,
+    Store,
+    VideoEmbeddings,
+)
+from vactk.retrieval.index.windows import (
+    CHUNK,
+    Durations,
+    Piece,
+    WindowBatch,
+    WindowConfig,
+    WindowDataset,
+    collate,
+    pieces,
+)
+from vactk.text.templates import choose_templates
+
+COMMIT_EVERY_S = 5.0
+COMMIT_VIDEOS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig:
+    """How videos become vectors, besides the model: a part of what binds an index."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    windows: WindowConfig = field(default_factory=WindowConfig)
+
+    def to_json(self) -> dict[str, Any]:
+        """What changes vectors, and nothing else."""
+        data = settings.to_dict(self.data)
+        kept = {name: data[name] for name in ("num_frames", "views", "sampling")}
+        crops = {"transform": {"eval_crops": self.data.transform.eval_crops}}
+        return {"data": {**kept, **crops}, "windows": settings.to_dict(self.windows)}
+
+    @property
+    def short_hash(self) -> str:
+        """Tells apart what `to_json` tells apart, in 8 digits."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass
+class Change:
+    """What bringing an index up to date did. Videos are given by their paths."""
+
+    added: int = 0
+    replaced: int = 0  # files that had changed
+    unchanged: int = 0
+    dropped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)  # why
+    partial: dict[str, str] = field(default_factory=dict)  # read as far as they go
+    missing: list[str] = field(default_factory=list)  # listed, and not on disk
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that scripts rely on."""
+        problems = {
+            name: [{"video": video, "error": reason} for video, reason in found.items()]
+            for name, found in (("failed", self.failed), ("partial", self.partial))
+        }
+        return {**vars(self), **problems}
+
+
+@dataclass(frozen=True)
+class IndexDiff:
+    """What an index lacks of a source, and what it has too much."""
+
+    items: list[IndexItem]
+    drop: list[str]
+    replaced: frozenset[str]  # keys of those items that the index has already
+    unchanged: int
+    known_failures: dict[str, str]
+
+
+def diff_index(known: Mapping[str, IndexedVideo], source: VideoSource, *, retry: bool = False) -> IndexDiff:
+    """Compare an index with a source. With `retry`, videos that could not be read are tried again."""
+    items, failures, replaced, unchanged = [], {}, set(), 0
+    for item in source.items:
+        former = known.get(item.key)
+        if former is None:
+            items.append(item)
+        elif former.state != item.state or (retry and former.problem):
+            items.append(item)
+            replaced.add(item.key)
+        else:
+            unchanged += 1
+            if former.problem:
+                failures[item.key] = former.problem
+    here = {item.key for item in source.items}
+    gone = [
+        key
+        for key, former in known.items()
+        if key not in here and (former.source == source.name or FileState.of(former.path) is None)
+    ]
+    return IndexDiff(items, gone, frozenset(replaced), unchanged, failures)
+
+
+def update_index(
+    store: Store,
+    model: VideoModel,
+    source: VideoSource,
+    reading: EmbeddingConfig,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    retry: bool = False,
+    progress: Progress | None = None,
+) -> Change:
+    """Bring `store`, which has begun on the main process, up to date with `source`.
+
+    Videos are shared out over all processes; the main one writes. When killed, what was written is there, and
+    the same call goes on from it to the same index.
+    """
+    is_main = accelerator.is_main_process
+    sent: list[Any] = [diff_index(store.known(), source, retry=retry) if is_main else None]
+    todo: IndexDiff = broadcast_object_list(sent)[0] if accelerator.num_processes > 1 else sent[0]
+    change = Change(
+        unchanged=todo.unchanged,
+        dropped=len(todo.drop),
+        failed=dict(todo.known_failures),
+        missing=source.missing,
+    )
+    if is_main and todo.drop:
+        store.drop(todo.drop)
+    waiting: list[VideoEmbeddings] = []
+    written_s, done = time.monotonic(), 0
+    for videos in embed_videos(model, todo.items, reading, accelerator, batch_size=batch_size):
+        waiting += videos
+        done += len(videos)
+        for video in videos:
+            _note(change, video, is_new=video.item.key not in todo.replaced)
+        if len(waiting) >= COMMIT_VIDEOS or time.monotonic() - written_s > COMMIT_EVERY_S:
+            if is_main:
+                store.write(waiting)
+            waiting, written_s = [], time.monotonic()
+        if progress is not None:
+            progress(done, len(todo.items))
+    if is_main and waiting:
+        store.write(waiting)
+    return change
+
+
+def _note(change: Change, video: VideoEmbeddings, *, is_new: bool) -> None:
+    if video.problem:
+        change.failed[video.item.key] = video.problem
+        return
+    change.added += is_new
+    change.replaced += not is_new
+    if video.warning:
+        change.partial[video.item.key] = video.warning
+
+
+def embed_videos(
+    model: VideoModel,
+    items: Sequence[IndexItem],
+    reading: EmbeddingConfig,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+) -> Iterator[list[VideoEmbeddings]]:
+    """All videos in their order, some at a time, the same on every process.
+
+    A batch holds the same videos wherever one starts, so that its vectors are the same to the last bit. The model
+    must be on the accelerator's device, and in evaluation mode.
+    """
+    records = [item.record for item in items]
+    data, rank, world = reading.data, accelerator.process_index, accelerator.num_processes
+    batches = _batches(_all_pieces(records, reading, accelerator), batch_size)
+    dataset = WindowDataset(records, reading.windows, data, image_spec(model))
+    size = dataset.picture.size
+    views = data.views * data.transform.eval_crops
+    reader = iter(
+        BatchLoader(
+            dataset,
+            batches[rank::world],
+            collate,
+            workers=data.num_workers,
+            timeout_s=data.timeout_s,
+            batch_bytes=max(batch_size, CHUNK) * views * data.num_frames * 3 * size * size * 4,
+        )
+    )
+    open_pieces: dict[int, list[EmbeddedChunk]] = {}
+    for start in range(0, len(batches), world):
+        has_one = start + rank < len(batches)
+        parts = _embed(model, next(reader), accelerator, batch_size) if has_one else []
+        finished = []
+        gathered: list[EmbeddedChunk] = gather_object(parts) if world > 1 else parts
+        for part in gathered:
+            open_pieces.setdefault(part.piece.place, []).append(part)
+            if part.piece.is_last:
+                place = part.piece.place
+                finished.append(_video(items[place], open_pieces.pop(place)))
+        if finished:
+            yield finished
+
+
+@dataclass(frozen=True)
+class EmbeddedChunk:
+    """A piece of a video, embedded."""
+
+    piece: Piece
+    vectors: torch.Tensor  # (W, E) on the CPU
+    spans: list[tuple[float, float]]
+    error: str | None
+    warning: str | None
+
+
+def _embed(
+    model: VideoModel, batch: WindowBatch, accelerator: Accelerator, batch_size: int
+) -> list[EmbeddedChunk]:
+    vectors = torch.empty(0)
+    if len(batch.views):
+        found = []
+        for views in batch.views.split(batch_size):
+            with accelerator.autocast():
+                found.append(embed_views(model, views.to(accelerator.device, non_blocking=True)).cpu())
+        vectors = torch.cat(found)
+    parts = []
+    counts = [len(piece.spans) for piece in batch.pieces]
+    for piece, own in zip(batch.pieces, vectors.split(counts), strict=True):
+        error = piece.error if torch.isfinite(own).all() else "what the model makes of it is not finite"
+        parts.append(EmbeddedChunk(piece.piece, own, piece.spans, error, piece.warning))
+    return parts
+
+
+def _video(item: IndexItem, parts: Sequence[EmbeddedChunk]) -> VideoEmbeddings:
+    parts = sorted(parts, key=lambda part: part.piece.first)
+    problem = next((part.error for part in parts if part.error), "")
+    warning = next((part.warning for part in parts if part.warning), "")
+    read = [part for part in parts if len(part.spans)]
+    if problem or not read:
+        return VideoEmbeddings(item=item, problem=problem or "it has no frames")
+    spans = [span for part in read for span in part.spans]
+    return VideoEmbeddings(
+        item=item, spans=spans, vectors=torch.cat([p.vectors for p in read]), warning=warning
+    )
+
+
+def _all_pieces(
+    records: Sequence[Record], reading: EmbeddingConfig, accelerator: Accelerator
+) -> list[list[Piece]]:
+    """The pieces of each video; what headers say of their length is asked once, by the main process."""
+    if not reading.windows.length_s:
+        return [[Piece(place, 0, True)] for place in range(len(records))]
+    sent: list[Any] = [None]
+    if accelerator.is_main_process:
+        groups = [list(range(i, min(i + 64, len(records)))) for i in range(0, len(records), 64)]
+        data = reading.data
+        reader = BatchLoader(
+            Durations(records), groups, list, workers=data.num_workers, timeout_s=data.timeout_s
+        )
+        sent = [[duration_s for group in reader for duration_s in group]]
+    durations = broadcast_object_list(sent)[0] if accelerator.num_processes > 1 else sent[0]
+    return [pieces(place, duration_s, reading.windows) for place, duration_s in enumerate(durations)]
+
+
+def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]]:
+    """Short videos in groups, the pieces of a long one apart."""
+    batches: list[list[Piece]] = []
+    group: list[Piece] = []
+    for own in videos:
+        if len(own) == 1 and len(group) < batch_size:
+            group += own
+            continue
+        batches += [group] if group else []
+        group = []
+        if len(own) == 1:
+            group += own
+        else:
+            batches += [[piece] for piece in own]
+    return [*batches, group] if group else batches
+
+
+def make_metadata(
+    model: VideoModel, opened_by: dict[str, Any], reading: EmbeddingConfig, fingerprint: str
+) -> IndexMetadata:
+    """What binds a new index. `opened_by`: what opens the model again."""
+    return IndexMetadata(
+        dim=int(cast(Any, model.clip.clip).visual.output_dim),
+        fingerprint=fingerprint,
+        model=opened_by,
+        reading=reading.to_json(),
+        version=vactk.__version__,
+    )
+
+
+def check_model(store: Store, fingerprint: str, reading: EmbeddingConfig) -> None:
+    """Raises VactkError where vectors of this model, read so, cannot stand beside those of the index."""
+    facts = store.facts
+    if facts is None:
+        return
+    if facts.fingerprint != fingerprint:
+        stated = facts.model.get("stated", {})
+        made_by = facts.model.get("checkpoint") or stated.get("backbone", {}).get("name", "another")
+        raise VactkError(
+            f"index '{store.name}' was made with another model, '{made_by}': similarities between the two mean "
+            "nothing; leave out --checkpoint and --backbone, or make another --index"
+        )
+    if facts.reading != reading.to_json():
+        raise VactkError(
+            f"index '{store.name}' was made with other frames, views or windows: {facts.reading}; leave out "
+            "--frames, --views, --window and --stride, or make another --index"
+        )
+
+
+def typical_queries(model: VideoModel, device: torch.device) -> torch.Tensor:
+    """Some hundred texts as users may ask them, embedded: names of actions. -> (P, E)"""
+    from vactk.data.annotations.classes import known_classes
+
+    words = tuple(known_classes("k600").values())
+    return class_embeddings(model, words, choose_templates("video"), device).float().cpu()

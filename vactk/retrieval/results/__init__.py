@@ -1,0 +1,1 @@
+"""Search results as pictures, clips and files."""

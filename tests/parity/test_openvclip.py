@@ -185,11 +185,10 @@ def test_class_embeddings_and_video_logits(case):
         with torch.no_grad():
             features = model.clip.video_features(video)
             case.check(f"{name}/frame_features", features.frames)
-            scale = model.clip.logit_scale
-            score = similarity_scorer(text, scale, model.config.similarity)
+            score = similarity_scorer(model, text)
             case.check(f"{name}/video_logits", score(features))
             if name == "swa":
-                score = similarity_scorer(inputs["random_classifier"], scale, model.config.similarity)
+                score = similarity_scorer(model, inputs["random_classifier"])
                 case.check("swa/video_logits_random_classifier", score(features))
 
 

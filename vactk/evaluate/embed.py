@@ -17,7 +17,7 @@ from vactk.data.loading import Batch, DataConfig, Picture, Problem, VideoDataset
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel
-from vactk.models.pooling import Similarity, pool_frames
+from vactk.models.pooling import pool_frames
 from vactk.models.video_clip import VideoFeatures
 
 Scorer = Callable[[VideoFeatures], Tensor]  # features of B views -> logits (B, C)
@@ -101,8 +101,9 @@ def class_embeddings(
     return F.normalize(per_class.mean(dim=1), dim=-1)
 
 
-def similarity_scorer(classes: Tensor, scale: Tensor, similarity: Similarity = "video") -> Scorer:
-    """Logits by scaled cosine similarity to class embeddings (C, E) of unit norm; see `pool_frames`."""
+def similarity_scorer(model: VideoModel, classes: Tensor) -> Scorer:
+    """Logits by the model's own similarity, scaled, to class embeddings (C, E) of unit norm; see `pool_frames`."""
+    scale, similarity = model.clip.logit_scale.detach(), model.config.similarity
     return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T
 
 

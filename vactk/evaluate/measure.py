@@ -105,7 +105,7 @@ def measure(
     scorers: dict[str, Scorer] = {}
     for draw in plan.draws:
         own = embeddings[list(draw.classes)]
-        scorers.setdefault(_scorer_name(draw), similarity_scorer(own, model.clip.logit_scale))
+        scorers.setdefault(_scorer_name(draw), similarity_scorer(model, own))
     scores = score_videos(
         model,
         plan.videos,

@@ -93,8 +93,7 @@ def class_scorers(
 ) -> dict[str, Scorer]:
     """The scorers of `score_classes`, for the weights that the model has now."""
     embeddings = class_embeddings(model, videos.words, templates, device)
-    similarity = similarity_scorer(embeddings, model.clip.logit_scale.detach(), model.config.similarity)
-    scorers: dict[str, Scorer] = {"similarity": similarity}
+    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(model, embeddings)}
     head = model.class_head
     if head is not None and model.heads.knows(videos.classes):
         scorers["class_head"] = lambda features: head(features.pooled)

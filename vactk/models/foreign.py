@@ -42,9 +42,13 @@ from vactk.weights.vificlip import ABSENT, CLASS_PROMPTS, is_vificlip, rename_vi
 # the test protocol of Open-VCLIP's release, in the words of a recipe
 OPENVCLIP_RECIPE = {
     "templates": "openvclip",
-    "data": {"num_frames": 8, "views": 3, "sampling": {"name": "dense", "stride": 16}},
+    "data": {
+        "num_frames": 8,
+        "views": 3,
+        "view_mean": "logits",
+        "sampling": {"name": "dense", "stride": 16},
+    },
 }
-
 
 # the test protocol of M2-CLIP's release for Kinetics-400
 M2CLIP_RECIPE = {

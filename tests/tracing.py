@@ -22,8 +22,7 @@ def files_of(folder: Path) -> Files:
     found = {}
     with contextlib.suppress(FileNotFoundError):  # the folder is not there yet
         for entry in filter(os.DirEntry.is_file, os.scandir(folder)):
-            with open(entry.path, "rb", buffering=0) as file:
-                found[entry.name] = file.read()
+            found[entry.name] = Path(entry.path).read_bytes()
     return found
 
 

@@ -48,8 +48,9 @@ SCHEMA = """
 CREATE TABLE facts (content TEXT NOT NULL);
 CREATE TABLE counters (next_entry INTEGER NOT NULL);
 CREATE TABLE videos (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, path TEXT NOT NULL, label TEXT NOT NULL, source TEXT NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, problem TEXT NOT NULL, warning TEXT NOT NULL);
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, path TEXT NOT NULL, label TEXT NOT NULL,
+    source TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, problem TEXT NOT NULL,
+    warning TEXT NOT NULL);
 CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL, num_rows INTEGER NOT NULL);
 CREATE TABLE entries (
     key INTEGER PRIMARY KEY, video INTEGER NOT NULL REFERENCES videos(id), start_s REAL NOT NULL,
@@ -206,12 +207,15 @@ class LocalStore:
 
     def _create(self, facts: Facts) -> None:
         """The table is made beside its place, so that it is there whole or not at all."""
-        with self._errors(), atomic_path(self.folder / TABLE, "--index") as unfinished:
-            with contextlib.closing(sqlite3.connect(unfinished)) as table:
-                table.executescript(f"BEGIN; {SCHEMA}")
-                table.execute("INSERT INTO facts VALUES (?)", (json.dumps(facts.to_json()),))
-                table.execute("INSERT INTO counters VALUES (1)")
-                table.commit()
+        with (
+            self._errors(),
+            atomic_path(self.folder / TABLE, "--index") as unfinished,
+            contextlib.closing(sqlite3.connect(unfinished)) as table,
+        ):
+            table.executescript(f"BEGIN; {SCHEMA}")
+            table.execute("INSERT INTO facts VALUES (?)", (json.dumps(facts.to_json()),))
+            table.execute("INSERT INTO counters VALUES (1)")
+            table.commit()
 
     def _new_shard(self, vectors: Tensor, keys: np.ndarray) -> int:
         name = write_shard(self.folder, vectors, keys)
@@ -251,7 +255,7 @@ class LocalStore:
         """
         self._refresh()
         numbers = [number for (number,) in self._rows("SELECT id FROM shards ORDER BY id")]
-        num_full = len(list(itertools.takewhile(_is_full, self._shards)))
+        num_full = len(list(itertools.takewhile(lambda shard: len(shard.keys) == SHARD_ROWS, self._shards)))
         others = [
             (number, shard)
             for place, (number, shard) in enumerate(zip(numbers, self._shards, strict=True))
@@ -319,8 +323,8 @@ class LocalStore:
         """By one statement, between whose rows no other process can write."""
         dim = self.facts.dim if self.facts else 0
         rows = self._rows(
-            "SELECT s.file, s.num_rows, COALESCE(GROUP_CONCAT(d.row), '') FROM shards s LEFT JOIN dead d ON d.shard = s.id "
-            "GROUP BY s.id ORDER BY s.id"
+            "SELECT s.file, s.num_rows, COALESCE(GROUP_CONCAT(d.row), '') FROM shards s "
+            "LEFT JOIN dead d ON d.shard = s.id GROUP BY s.id ORDER BY s.id"
         )
         return [
             open_shard(
@@ -364,10 +368,6 @@ class LocalStore:
 
 def _is_unfinished(path: Path) -> bool:
     return UNFINISHED.fullmatch(path.name) is not None and path.is_file()
-
-
-def _is_full(shard: Shard) -> bool:
-    return len(shard.keys) == SHARD_ROWS
 
 
 def _literal(pattern: str) -> str:

@@ -268,7 +268,7 @@ class Page:
         with self._turn:
             hit = None if key is None else self.searchable.entry(key)
         if hit is None:
-            raise _NotFoundError(f"there is no entry {text[:40]} in the index")
+            raise _NotFoundError(f"the index has no entry {'of that name' if key is None else key}")
         return hit
 
 

@@ -22,8 +22,9 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import embed_views
+from vactk.retrieval.files import FileState
 from vactk.retrieval.sources import Source
-from vactk.retrieval.store import Embedded, Facts, FileState, Item, Known, Store
+from vactk.retrieval.store import Embedded, Facts, Item, Known, Store
 from vactk.retrieval.windows import (
     CHUNK,
     Durations,

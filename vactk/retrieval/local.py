@@ -21,13 +21,13 @@ from torch import Tensor
 
 from vactk.errors import VactkError
 from vactk.retrieval import approximate, shards
+from vactk.retrieval.files import FileIdentity, FileState
 from vactk.retrieval.shards import Shard, nearest, open_shard, repack, write_shard
 from vactk.retrieval.store import (
     Counts,
     Embedded,
     Entry,
     Facts,
-    FileState,
     Found,
     Known,
     Restriction,
@@ -49,8 +49,8 @@ CREATE TABLE facts (content TEXT NOT NULL);
 CREATE TABLE counters (next_entry INTEGER NOT NULL);
 CREATE TABLE videos (
     id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, path TEXT NOT NULL, label TEXT NOT NULL,
-    source TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, problem TEXT NOT NULL,
-    warning TEXT NOT NULL);
+    source TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, is_link INTEGER NOT NULL,
+    digest TEXT NOT NULL, problem TEXT NOT NULL, warning TEXT NOT NULL);
 CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL, num_rows INTEGER NOT NULL);
 CREATE TABLE entries (
     key INTEGER PRIMARY KEY, video INTEGER NOT NULL REFERENCES videos(id), start_s REAL NOT NULL,
@@ -152,13 +152,14 @@ class LocalStore:
 
     def entries(self, keys: Collection[int]) -> Mapping[int, Entry]:
         statement = (
-            "SELECT e.key, v.path, e.start_s, e.end_s, v.label FROM entries e JOIN videos v ON v.id = e.video "
-            "WHERE e.key IN ({})"
+            "SELECT e.key, v.path, e.start_s, e.end_s, v.label, v.size, v.mtime_ns, v.is_link, v.digest "
+            "FROM entries e JOIN videos v ON v.id = e.video WHERE e.key IN ({})"
         )
         rows = [
             row for part in _parts(list(keys)) for row in self._rows(statement.format(_marks(part)), part)
         ]
-        return {key: Entry(Path(path), start_s, end_s, label) for key, path, start_s, end_s, label in rows}
+        return {key: Entry(Path(path), start_s, end_s, label, FileIdentity(size, mtime_ns, bool(is_link), digest))
+                for key, path, start_s, end_s, label, size, mtime_ns, is_link, digest in rows}  # fmt: skip
 
     def vectors(self, path: Path) -> Tensor | None:
         self._refresh()
@@ -225,14 +226,14 @@ class LocalStore:
     def _put(self, video: Embedded) -> int:
         item = video.item
         cursor = self._table.execute(
-            "INSERT INTO videos (key, path, label, source, size, mtime_ns, problem, warning) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO videos (key, path, label, source, size, mtime_ns, is_link, digest, problem, warning) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item.key,
                 str(item.record.video),
                 item.label,
                 item.source,
-                *item.state,
+                *item.identify(),
                 video.problem,
                 video.warning,
             ),

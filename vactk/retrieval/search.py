@@ -71,9 +71,10 @@ class Searcher:
     def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
         """Videos like another, without that one. Raises VactkError where it cannot be read."""
         self._check_size(wanted)
-        own = self.store.vectors(video.resolve())
+        paths = (video, video.resolve())  # of a link in the index, the first
+        own = next((found for path in paths if (found := self.store.vectors(path)) is not None), None)
         vector = self._embed(video) if own is None else F.normalize(own.mean(dim=0, keepdim=True), dim=-1)
-        (hits,) = self._search(vector, wanted, without=video.resolve())
+        (hits,) = self._search(vector, wanted, without=paths)
         return hits
 
     def _embed(self, video: Path) -> Tensor:
@@ -86,7 +87,7 @@ class Searcher:
             raise VactkError(read.error)
         return embed_views(self.model, read.views.to(self.device)).cpu()
 
-    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Path | None = None) -> list[list[Hit]]:
+    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Sequence[Path] = ()) -> list[list[Hit]]:
         """Looks at more candidates until there are enough hits, or no more candidates."""
         size = self.store.counts().entries
         only = Restriction(path=wanted.path, label=wanted.label)
@@ -96,7 +97,7 @@ class Searcher:
         while places and count:
             found = self.store.nearest(vectors[places], count, only)
             entries = self.store.entries({key for one in found for key in one.keys})
-            entries = {key: entry for key, entry in entries.items() if entry.video != without}
+            entries = {key: entry for key, entry in entries.items() if entry.video not in without}
             short = []
             for place, one in zip(places, found, strict=True):
                 results[place] = thin_out(one, entries, wanted)

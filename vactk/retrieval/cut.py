@@ -17,7 +17,7 @@ from av.container import OutputContainer
 from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit
 from vactk.retrieval.sound import RATE, sound_frames
-from vactk.video.container import VideoError, VideoWarning
+from vactk.video.container import VideoError, VideoWarning, create_container
 from vactk.video.encode import FASTSTART, H264Stream
 from vactk.video.read import ROUNDING_S, Video, open_video
 from vactk.weights.atomic import atomic_path
@@ -94,7 +94,7 @@ def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: in
             first = next(frames)  # before a file is made: it raises where there is nothing
             with (
                 atomic_path(output, "--cut") as temporary,
-                av.open(str(temporary), "w", format="mp4", options=FASTSTART) as container,
+                create_container(temporary, FASTSTART) as container,
             ):
                 _write(container, source, itertools.chain([first], frames), start_s, end_s)
 

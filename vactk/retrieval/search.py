@@ -80,8 +80,13 @@ class Searcher:
         """(1, E) of a video that is not in the index, as a whole."""
         dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, picture_of(self.model))
         read: WindowBatch
-        (read,) = BatchReader(
-            dataset, [[Piece(0, 0, True)]], collate, workers=1, timeout_s=self.data.timeout_s
+        (read,) = BatchReader(  # in a worker, whatever data.workers says: it may hang
+            dataset,
+            [[Piece(0, 0, True)]],
+            collate,
+            workers=1,
+            timeout_s=self.data.timeout_s,
+            batch_bytes=dataset.window_bytes,
         )
         (piece,) = read.pieces
         if piece.error is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from vactk.data.loading import DataConfig
 from vactk.data.records import Record
+from vactk.data.workers import BatchReader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import picture_of
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import check_query, embed_texts, embed_views
 from vactk.retrieval.hits import Hit, Wanted
 from vactk.retrieval.store import Found, Restriction, Store, thin_out
-from vactk.retrieval.windows import Piece, WindowConfig, WindowDataset
+from vactk.retrieval.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates
 
 MORE = 4  # candidates looked at for each hit, as some are left out
@@ -80,11 +80,18 @@ class Searcher:
     def _embed(self, video: Path) -> Tensor:
         """(1, E) of a video that is not in the index, as a whole."""
         dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, picture_of(self.model))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            read = dataset[Piece(0, 0, True)]
-        if read.error is not None:
-            raise VactkError(read.error)
+        read: WindowBatch
+        (read,) = BatchReader(  # in a worker, whatever data.workers says: it may hang
+            dataset,
+            [[Piece(0, 0, True)]],
+            collate,
+            workers=1,
+            timeout_s=self.data.timeout_s,
+            batch_bytes=dataset.window_bytes,
+        )
+        (piece,) = read.pieces
+        if piece.error is not None:
+            raise VactkError(piece.error)
         return embed_views(self.model, read.views.to(self.device)).cpu()
 
     def _search(self, vectors: Tensor, wanted: Wanted, *, without: Sequence[Path] = ()) -> list[list[Hit]]:

@@ -112,6 +112,12 @@ class WindowDataset:
             except VideoError as error:
                 return self._failed(piece, str(error))
 
+    @property
+    def window_bytes(self) -> int:
+        """Of what one window becomes."""
+        views = self.config.views * self.config.transform.eval_crops
+        return views * self.config.num_frames * 3 * self.picture.size**2 * 4
+
     def failed(self, piece: Piece, reason: str) -> Windows:
         """What stands for a piece on which a worker was lost."""
         return self._failed(piece, str(VideoError(self.records[piece.place].video, reason)))

@@ -24,11 +24,19 @@ from torch import Tensor
 
 from vactk.errors import VactkError, pick
 from vactk.video.container import VideoError, VideoWarning, open_container
-from vactk.video.packets import PacketTable, packet_table
+from vactk.video.packets import PacketTable, packet_table, parameter_sets_change
 from vactk.video.pictures import RGBConverter
 from vactk.video.sources import Source, TableError, TableSource, WholeSource, frame_times, stored_size
 
 ROUNDING_S = 0.0005  # Matroska's time stamps are rounded to milliseconds
+DECORD_EXACT = {
+    "yuv420p",
+    "yuvj420p",
+    "yuv422p",
+    "yuvj422p",
+    "yuv444p",
+    "yuvj444p",
+}  # by test; others it reads with other colours
 TURNED = "its pictures are turned in different ways"
 
 
@@ -325,10 +333,14 @@ def _why_not_decord(container: InputContainer, stream: VideoStream, table: Packe
     name = codec.codec.canonical_name
     if name not in {"h264", "vp8", "vp9"} or container.format.name.startswith("avi"):
         return f"{name} in {container.format.long_name or container.format.name}"
+    if codec.pix_fmt not in DECORD_EXACT:
+        return f"colours stored as {codec.pix_fmt}"
     if table is None or not table.is_closed:
         return "files with such time stamps, hidden frames or damage"
     if min(codec.height, codec.width) < 16:
         return "pictures this small"
+    if parameter_sets_change(container, stream):
+        return "parameter sets that change on the way"
     _, first = next(TableSource(container, stream, table).pictures([0]))
     return "interlaced pictures" if first.interlaced_frame else None  # it mixes the colours of their lines
 

@@ -137,6 +137,7 @@ class WholeSource:
                 stamps.append(picture.pts)
                 kept_bytes += sum(plane.buffer_size for plane in picture.planes)
                 if self._kept is not None:
+                    picture.make_writable()  # copied: the decoder may paint a second field into what it has shown
                     self._kept.append(picture)
                 if kept_bytes > KEPT_BYTES:
                     self._kept = None

@@ -113,6 +113,9 @@ class Engine:
         self.anchor = (
             Anchor(self.modules.named_parameters(), originals) if recipe.interpolated.weight else None
         )
+        self.averaged_steps = recipe.average.steps(
+            run.epochs, lambda epochs: num_steps(len(dataset), run.batch_size, epochs)
+        )
         self.average = self._new_average()
 
     def run(self, until: int, on_step: StepDone, on_skip: StepSkipped) -> None:
@@ -207,17 +210,12 @@ class Engine:
         self.accelerator.log(values, step=step)
 
     def _new_average(self) -> WeightAverage | None:
-        if not self.recipe.average.interval(self.steps_per_epoch):
+        if not self.averaged_steps:
             return None
         return WeightAverage({n: p for n, p in self.modules.named_parameters() if p.requires_grad})
 
     def _update_average(self) -> None:
-        if self.average is None:
-            return
-        config, step = self.recipe.average, self.progress.step
-        start = round(config.start_epoch * self.steps_per_epoch)
-        on_time = step >= start and (step - start) % config.interval(self.steps_per_epoch) == 0
-        if on_time or step == self.total_steps:
+        if self.average is not None and self.progress.step in self.averaged_steps:
             self.average.update()
 
     def _check_batch(self) -> None:
@@ -244,7 +242,6 @@ class Engine:
     def _step(self, batches: Iterator[Batch], on_skip: StepSkipped) -> dict[str, float]:
         """One optimiser step. What is random in it depends on the seed, the step and the videos alone."""
         step, parts = self.progress.step, self.progress.accumulate
-        torch.manual_seed(derive_seed(self.recipe.run.seed, step))
         optim = self.recipe.optim
         lr = peak_lr(optim, self.recipe.run.batch_size)
         lr *= schedule(step, self.total_steps, self.warmup_steps, optim.first, optim.last)
@@ -260,12 +257,12 @@ class Engine:
             values = {}
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
-                    mixed = self._losses(batch)["loss"]
+                    mixed = self._losses(batch, part)["loss"]
                     self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
                     values["interpolated_loss"] = mixed
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
-                losses = self._losses(batch)
+                losses = self._losses(batch, part)
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in {**losses, **values}.items():
                 sums[name] = sums.get(name, 0) + value.detach() / parts
@@ -327,7 +324,9 @@ class Engine:
                 f"run.max_failed={self.recipe.run.max_failed}; the last: {failures[-1].message}"
             )
 
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, part: int) -> dict[str, Tensor]:
+        """The losses of a piece of the batch. What is random in them is the same whenever it is passed."""
+        torch.manual_seed(derive_seed(self.recipe.run.seed, self.progress.step, part))
         device = self.accelerator.device
         if len(batch.places):
             video = batch.video[:, 0]  # one view: (B, T, 3, H, W)

@@ -117,6 +117,11 @@ class Video:
         return mean_rate(self._source.times_s)
 
     @property
+    def timeline(self) -> Timeline:
+        """All frames, for a sampler to choose from."""
+        return Timeline(times_s=self.times_s, fps=self.fps, stated=self._source.clock)
+
+    @property
     def height(self) -> int:
         """Of the upright picture, in pixels as stored (pixels that are not square are not stretched)."""
         return self._size[0]
@@ -210,8 +215,7 @@ class Video:
         self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
     ) -> Sample:
         first, stop = self._window(start_s, end_s)
-        timeline = Timeline(times_s=self.times_s, fps=self.fps, stated=self._source.clock).part(first, stop)
-        chosen = first + _frame_numbers(sampler(timeline), stop - first)
+        chosen = first + _frame_numbers(sampler(self.timeline.part(first, stop)), stop - first)
         return Sample(
             frames=self._frames(chosen, short_side),
             times_s=self.times_s[chosen],

@@ -144,12 +144,11 @@ class WholeSource:
                     self._kept.append(picture)
                 if kept_bytes > KEPT_BYTES:
                     self._kept = None
+            if not stamps:
+                raise VideoError(path, "no frame decodes" + (f" ({self.failure})" if self.failure else ""))
             rate = float(stream.guessed_rate or stream.average_rate or 25)
-            time_base = float(stream.time_base or 0)
-        if not stamps:
-            raise VideoError(path, "no frame decodes" + (f" ({self.failure})" if self.failure else ""))
-        self.times_s = _times(stamps, time_base, rate)
-        self.clock = stated_clock(stream, stamps, self.times_s)
+            self.times_s = _times(stamps, float(stream.time_base or 0), rate)
+            self.clock = stated_clock(stream, stamps, self.times_s)
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         if self._kept is not None:

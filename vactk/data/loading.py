@@ -38,6 +38,10 @@ Sampler = Callable[[Timeline], Tensor]
 class UniformSampling:
     """One frame from each of equal segments: random within it in training, its centre in testing."""
 
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return num_frames
+
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
         generator = torch.default_generator if train else None
@@ -53,6 +57,10 @@ class DenseSampling:
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VactkError(f"stride must be at least 1, got {self.stride}")
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) + 1
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
@@ -73,6 +81,10 @@ class OpenVCLIPSampling:
     def __post_init__(self) -> None:
         if self.stride < 1 or self.fps <= 0:
             raise VactkError(f"stride must be at least 1 and fps above 0, got {self.stride} and {self.fps}")
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) / self.fps * timeline.clock.rate
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
@@ -95,6 +107,10 @@ class M2CLIPSampling:
     def __post_init__(self) -> None:
         if self.stride < 0:
             raise VactkError(f"stride must be at least 0, got {self.stride}")
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) + 1 if self.stride else num_frames
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
@@ -166,6 +182,26 @@ class Problem(NamedTuple):
     message: str
 
 
+SHORT = "are shorter than a view, which repeats frames of theirs"
+UNTIMED = "have frames without time stamps, which are taken to be evenly spaced"
+NO_RATE = "have no frame rate in their headers, for which the average of their time stamps stands"
+UNCOUNTED = "have no number of frames in their headers, for which those that decode are counted"
+
+
+def sampling_notes(sampling: Sampling, timeline: Timeline, num_frames: int) -> tuple[str, ...]:
+    """What had to be chosen for a video, as what is said of all such videos."""
+    notes = [SHORT] if timeline.num_frames < sampling.span(timeline, num_frames) else []
+    if isinstance(sampling, OpenVCLIPSampling):
+        stated = timeline.stated
+        if stated is None:
+            notes.append(UNTIMED)
+        elif not stated.rate_is_stated:
+            notes.append(NO_RATE)
+        elif stated.stated_ticks and not stated.stated_frames:
+            notes.append(UNCOUNTED)
+    return tuple(notes)
+
+
 class Item(NamedTuple):
     """One record, read or failed."""
 
@@ -173,6 +209,7 @@ class Item(NamedTuple):
     label: int
     views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
     problem: Problem | None
+    notes: tuple[str, ...] = ()  # what had to be chosen in sampling it
     draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
 
 
@@ -185,6 +222,7 @@ class Batch(NamedTuple):
     draws: Tensor  # (B,) float32, uniform in [0, 1)
     failures: list[Problem]
     partial: list[Problem]  # read as far as they go
+    notes: list[str]  # what had to be chosen, once for each video that it was chosen for
 
 
 class VideoDataset(Dataset[Item]):
@@ -216,12 +254,12 @@ class VideoDataset(Dataset[Item]):
             warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
             torch.manual_seed(derive_seed(self.seed, epoch, index))
             try:
-                views, warning = self._read(record)
+                views, warning, notes = self._read(record)
             except VideoError as error:
                 return Item(index, label, None, Problem(index, str(record.video), str(error)))
             draw = float(torch.rand(()))
         problem = None if warning is None else Problem(index, str(record.video), warning)
-        return Item(index, label, views, problem, draw)
+        return Item(index, label, views, problem, notes, draw)
 
     def failed(self, key: Key, reason: str) -> Item:
         """What stands for a record whose reading hung or crashed."""
@@ -231,11 +269,14 @@ class VideoDataset(Dataset[Item]):
         message = str(VideoError(record.video, reason))
         return Item(index, label, None, Problem(index, str(record.video), message))
 
-    def _read(self, record: Record) -> tuple[Tensor, str | None]:
-        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
+    def _read(self, record: Record) -> tuple[Tensor, str | None, tuple[str, ...]]:
+        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; what was wrong, or chosen."""
         config, views = self.config, 1 if self.train else self.config.views
+        notes: tuple[str, ...] = ()
 
         def sampler(timeline: Timeline) -> Tensor:
+            nonlocal notes
+            notes = sampling_notes(config.sampling, timeline, config.num_frames)
             return config.sampling.indices(timeline, config.num_frames, views, train=self.train).flatten()
 
         sample = None if self.cache is None else self.cache.sample(record, sampler)
@@ -246,9 +287,9 @@ class VideoDataset(Dataset[Item]):
         clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.picture)
-            return transform(clips[0])[None], sample.warning
+            return transform(clips[0])[None], sample.warning, notes
         crops = eval_transform(config.transform, *self.picture)
-        return torch.cat([crops(clip) for clip in clips]), sample.warning
+        return torch.cat([crops(clip) for clip in clips]), sample.warning, notes
 
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchReader[Key, Item, Batch]:
@@ -277,6 +318,7 @@ def collate(items: list[Item]) -> Batch:
         draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
         failures=[item.problem for item in items if item.problem is not None and item.views is None],
         partial=[item.problem for item in items if item.problem is not None and item.views is not None],
+        notes=[note for item in items for note in item.notes],
     )
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,6 +101,7 @@ class Engine:
         self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
         self.progress = Progress(accumulate=run.accumulate)
         self.clock = Clock()
+        self.noted: Counter[str] = Counter()  # what had to be chosen in reading videos, and how often
         self._check_batch()
         groups = parameter_groups(self.modules.named_parameters(), recipe.optim)
         if not groups:
@@ -204,6 +206,12 @@ class Engine:
         load_exactly(copy.modules(), tensors, may_lack=set(), source="the sharded model")
         copy.to(self.accelerator.device)
         return replace(copy, info=self.model.info)
+
+    def notes(self) -> list[str]:
+        """What had to be chosen in reading videos, on all processes, which all call this."""
+        noted: Counter[str] = sum(gather_object([self.noted]), Counter())
+        read = f"of the {self.clock.videos:,} videos read for training"
+        return [f"{count:,} {read} {note}" for note, count in sorted(noted.items())]
 
     def track(self, step: int, values: dict[str, float]) -> None:
         """Send a line of metrics to the tracker that the recipe names."""
@@ -311,6 +319,7 @@ class Engine:
         batch = next(batches)
         self.clock.waiting_s += time.perf_counter() - started
         self.clock.videos += len(batch.places) * self.accelerator.num_processes
+        self.noted.update(batch.notes)
         return batch
 
     def _count_failures(self, failures: list[Problem]) -> None:

@@ -25,6 +25,7 @@ class Clock:
 
     stamps: Tensor  # (num_frames,) int64: when each frame is shown, in the order in which frames are decoded
     rate: float  # frames per second on average
+    rate_is_stated: bool = True  # by the header; False: it is the mean over the stamps
     stated_frames: int = 0  # by the header, which may be wrong; 0: it does not say
     stated_ticks: int = 0  # how long the header says that the stream is; 0: it does not say
 

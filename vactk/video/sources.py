@@ -185,9 +185,13 @@ def stated_clock(stream: VideoStream, stamps: Sequence[int | None], times_s: np.
     """The frames' stamps and what the header says, with the average of `times_s` where it has no frame rate."""
     if None in stamps:
         return None
-    rate = float(stream.average_rate or 0) or mean_rate(times_s)
+    stated = float(stream.average_rate or 0)
     return Clock(
-        stamps=torch.tensor(stamps), rate=rate, stated_frames=stream.frames, stated_ticks=stream.duration or 0
+        stamps=torch.tensor(stamps),
+        rate=stated or mean_rate(times_s),
+        rate_is_stated=stated > 0,
+        stated_frames=stream.frames,
+        stated_ticks=stream.duration or 0,
     )
 
 

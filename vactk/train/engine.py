@@ -263,14 +263,19 @@ class Engine:
             places += batch.places.tolist()
             failures += batch.failures
             values = {}
+            seed = derive_seed(
+                self.recipe.run.seed, step, part
+            )  # of both passes: they see the same templates
+            torch.manual_seed(seed)
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
-                    mixed = self._losses(batch, part)["loss"]
+                    mixed = self._losses(batch)["loss"]
                     self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
                     values["interpolated_loss"] = mixed
+                torch.manual_seed(seed)
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
-                losses = self._losses(batch, part)
+                losses = self._losses(batch)
                 self.accelerator.backward(losses["loss"] / parts)
             for name, value in {**losses, **values}.items():
                 sums[name] = sums.get(name, 0) + value.detach() / parts
@@ -333,9 +338,7 @@ class Engine:
                 f"run.max_failed={self.recipe.run.max_failed}; the last: {failures[-1].message}"
             )
 
-    def _losses(self, batch: Batch, part: int) -> dict[str, Tensor]:
-        """The losses of a piece of the batch. What is random in them is the same whenever it is passed."""
-        torch.manual_seed(derive_seed(self.recipe.run.seed, self.progress.step, part))
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.accelerator.device
         if len(batch.places):
             video = batch.video[:, 0]  # one view: (B, T, 3, H, W)

@@ -36,6 +36,7 @@ class Benchmark:
     num_classes: int
     counts: dict[str, int] = field(default_factory=dict)  # published number of videos of each split
     labelled: bool = True  # False: captions, no classes
+    finetune_recipe: str = "openvclip-k400"
 
     def load(self, split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
         """A split with its files. Raises VactkError where the dataset or all of its videos are not there."""
@@ -189,6 +190,7 @@ BENCHMARKS = {
             train_split="train",
             eval_splits=("val",),
             recipe="m2clip-ssv2",
+            finetune_recipe="openvclip-ssv2",
             num_classes=174,
             counts={"train": 168913, "val": 24777, "test": 27157},
         ),

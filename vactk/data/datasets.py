@@ -89,6 +89,7 @@ def _public_dataset(benchmark: Benchmark) -> Dataset:
         train_split=benchmark.train_split,
         eval_splits=benchmark.eval_splits,
         recipe=benchmark.recipe,
+        finetune_recipe=benchmark.finetune_recipe,
         test_split=benchmark.eval_splits[-1],
         labelled=benchmark.labelled,
     )

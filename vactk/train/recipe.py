@@ -84,11 +84,23 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a packaged recipe, or of a YAML file. Raises VactkError when there is neither."""
+    """The settings of a packaged recipe, or of a YAML file, over those of the packaged one that is its `base`.
+
+    Raises VactkError when there is no such recipe.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return settings.read_yaml(path)
-    return settings.read_yaml(pick(_packaged(), name, "recipe"))
+        return _with_base(settings.read_yaml(path))
+    return _packaged_recipe(name)
+
+
+def _packaged_recipe(name: str) -> dict[str, Any]:
+    return _with_base(settings.read_yaml(pick(_packaged(), name, "recipe")))
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    base = values.pop("base", None)
+    return values if base is None else settings.merge(_packaged_recipe(str(base)), values)
 
 
 def _packaged() -> dict[str, Path]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.video.conftest import write_video
+from vactk.data.annotations.entries import Annotations
+from vactk.data.tree import INDEX_NAME, Tree
 
 Maker = Callable[[Path], object]
 HMDB_CLASSES = ("brush_hair", "kick", "kick_ball")
@@ -116,4 +118,13 @@ def msrvtt(root: Path, make: Maker = touch) -> Path:
     (root / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\nvideo1\nvideo2\n")
     for n in range(4):
         make(root / f"videos/all/video{n}.mp4")
+    return root
+
+
+def listed_tree(root: Path, source: Path, annotations: Annotations) -> Path:
+    """A folder with real annotation files and, by its index file, every video that they list."""
+    root.mkdir(parents=True)
+    (root / source.name).symlink_to(source.absolute())
+    videos = {entry.video for entry in annotations.entries}
+    (root / INDEX_NAME).write_text(json.dumps({"files": [*Tree.scan(root).others, *sorted(videos)]}))
     return root

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fixtures("retrieval_clip4clip_metrics")
 
 
 def sets(case):
-    """(name, similarity (N texts, V), owners (N,), recorded metrics) of each set; by default text n is video n's."""
+    """(name, similarity (N texts, V), owners (N,), recorded metrics) of each set."""
     recorded = json.loads((case.folder / "metrics.json").read_text())
     tensors = load_file(case.folder / "io.safetensors")
     for name, metrics in recorded.items():

@@ -198,7 +198,10 @@ BENCHMARKS = {
             folders=("msrvtt", "MSRVTT", "msr-vtt", "MSR-VTT"),
             page="https://www.microsoft.com/en-us/research/publication/"
             "msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
-            fetch=("MSRVTT.zip", "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split"),
+            fetch=(
+                "MSRVTT.zip, or train_val_videos.zip, test_videos.zip and the two videodatainfo.json",
+                "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split",
+            ),
             find=find_msrvtt,
             train_split="train9k",
             eval_splits=("test1k",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.video.conftest import write_video
@@ -143,10 +143,11 @@ def msrvtt_archive(root: Path, make: Maker = touch) -> Path:
     return root
 
 
-def listed_tree(root: Path, source: Path, annotations: Annotations) -> Path:
+def listed_tree(root: Path, source: Path, annotations: Annotations, beside: Sequence[Path] = ()) -> Path:
     """A folder with real annotation files and, by its index file, every video that they list."""
     root.mkdir(parents=True)
-    (root / source.name).symlink_to(source.absolute())
+    for path in (source, *beside):
+        (root / path.name).symlink_to(path.absolute())
     videos = {entry.video for entry in annotations.entries}
     (root / INDEX_NAME).write_text(json.dumps({"files": [*Tree.scan(root).others, *sorted(videos)]}))
     return root

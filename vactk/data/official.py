@@ -10,6 +10,7 @@ from pathlib import Path
 from vactk.data.annotations.entries import Annotations, Entry
 from vactk.data.annotations.hmdb51 import read_hmdb51
 from vactk.data.annotations.kinetics import read_kinetics_csv, read_kinetics_json
+from vactk.data.annotations.lists import read_list
 from vactk.data.annotations.msrvtt import read_caption_numbers, read_msrvtt_csv, read_msrvtt_json
 from vactk.data.annotations.ssv2 import read_ssv2_answers, read_ssv2_labels, read_ssv2_list
 from vactk.data.annotations.ucf101 import read_ucf101
@@ -29,6 +30,39 @@ def find_ucf101(tree: Tree) -> Annotations | None:
     """The folder of classInd.txt, usually ucfTrainTestlist."""
     found = tree.matching("classInd.txt")
     return read_ucf101(found[0].parent) if found else None
+
+
+# ViFi-CLIP's lists of a few training videos, a name and a number a line, by the split that each is read as.
+FEW_SHOT_LISTS = {"few-shot-": "train1_few_shot_{}.txt", "base-s": "fs_base_s{}_train.txt"}
+
+
+def few_shot_list(split: str) -> str | None:
+    """The file that lists a split such as `few-shot-16` or `base-s1`; None for other splits."""
+    prefix = split.rstrip("0123456789")
+    return FEW_SHOT_LISTS[prefix].format(split[len(prefix) :]) if prefix in FEW_SHOT_LISTS else None
+
+
+def with_few_shot_lists(found: Annotations, train_split: str, tree: Tree) -> Annotations:
+    """The same with a split for each of ViFi-CLIP's lists.
+
+    Classes are those of the training split's videos of these names: ViFi-CLIP's numbers of HMDB51 differ from its
+    own class table. A list of which no video is in the training split is another dataset's.
+    """
+    known = {entry.key: entry for entry in found.splits.get(train_split, ())}
+    splits, problems = dict(found.splits), list(found.problems)
+    for prefix, pattern in FEW_SHOT_LISTS.items():
+        before, after = pattern.split("{}")
+        for path in tree.matching(pattern.format("*")):
+            keys = [entry.key for entry in read_list(path).entries]
+            if not any(key in known for key in keys):
+                continue
+            split = f"{prefix}{path.name[len(before) : -len(after)]}"
+            splits.setdefault(split, tuple(known[key] for key in keys if key in known))
+            strangers = [key for key in keys if key not in known]
+            if strangers:
+                such = f"that are not in {train_split}, such as '{strangers[0]}'"
+                problems.append(f"'{path}' lists {len(strangers):,} videos {such}")
+    return dataclasses.replace(found, splits=splits, problems=tuple(problems))
 
 
 def find_kinetics(dataset: str) -> Reader:

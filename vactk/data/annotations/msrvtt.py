@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 from pathlib import Path
+from pickletools import genops
 from typing import NoReturn
 
 from vactk.data.annotations.entries import Annotations, Entry, bare_name
@@ -102,9 +102,11 @@ def read_caption_numbers(path: Path) -> dict[str, int]:
     """
     try:
         content = path.read_bytes()
-        marks = [arg for op, arg, _ in pickletools.genops(content) if op.name in ("LONG_BINPUT", "PUT")]
-        if max(marks, default=0) > len(content):  # would take as much memory as it says
-            raise ValueError("it numbers more objects than it holds")
+        if any(
+            op.name in ("PUT", "LONG_BINPUT") and int(arg or 0) > len(content)
+            for op, arg, _ in genops(content)
+        ):
+            raise ValueError("it numbers more objects than it holds")  # and would take the memory for them
         table = _NothingRun(io.BytesIO(content)).load()
         if not isinstance(table, dict) or not all(type(number) is int for number in table.values()):
             raise TypeError("it holds no table of numbers")

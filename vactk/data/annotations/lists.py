@@ -25,7 +25,7 @@ COLUMNS = {
     "label": ("label", "class", "action", "category", "label_name", "class_name"),
     "start_s": ("start_s", "start", "start_time", "time_start", "start time", "begin"),
     "end_s": ("end_s", "end", "end_time", "time_end", "end time", "stop"),
-    "caption": ("caption", "captions", "text", "sentence", "description"),
+    "caption": ("caption", "captions", "text", "sentence", "description", "descriptions"),
     "split": ("split", "subset", "partition"),
 }
 LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".lst", ".list"})

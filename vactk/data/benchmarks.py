@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from vactk.data.annotations.entries import Annotations
 from vactk.data.classes import ClassIndex, known_classes
-from vactk.data.official import Reader, find_hmdb51, find_kinetics, find_msrvtt, find_ssv2, find_ucf101
+from vactk.data.official import (
+    Reader,
+    few_shot_list,
+    find_hmdb51,
+    find_kinetics,
+    find_msrvtt,
+    find_ssv2,
+    find_ucf101,
+    with_few_shot_lists,
+)
 from vactk.data.records import VideoSet
 from vactk.data.resolve import resolve
 from vactk.data.roots import config_path, places
@@ -44,6 +53,11 @@ class Benchmark:
 
     def read(self, found: Opened, split: str, *, strict: bool = True) -> VideoSet:
         """A split of an open benchmark; for `strict`, see `resolve`."""
+        listing = few_shot_list(split)
+        if listing and split not in found.annotations.splits:
+            raise VactkError(
+                f"{self.name} has no split '{split}': put ViFi-CLIP's {listing} under '{found.tree.root}'"
+            )
         entries = pick(found.annotations.splits, split, f"split of {self.name}")
         published = self.counts.get(split, len(entries))
         notes = list(found.annotations.problems)
@@ -81,7 +95,7 @@ class Benchmark:
             tree = Tree.scan(place.folder, use_index=use_index)
             annotations = self.find(tree)
             if annotations is not None:
-                return Opened(tree, annotations)
+                return Opened(tree, with_few_shot_lists(annotations, self.train_split, tree))
             looked.append(f"'{place.folder}' ({place.said_by}): no annotation files of {self.name}")
         raise VactkError(self._absent(looked))
 
@@ -200,7 +214,10 @@ BENCHMARKS = {
             folders=("msrvtt", "MSRVTT", "msr-vtt", "MSR-VTT"),
             page="https://www.microsoft.com/en-us/research/publication/"
             "msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
-            fetch=("MSRVTT.zip", "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split"),
+            fetch=(
+                "MSRVTT.zip, or train_val_videos.zip, test_videos.zip and the two videodatainfo.json",
+                "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split",
+            ),
             find=find_msrvtt,
             train_split="train9k",
             eval_splits=("test1k",),

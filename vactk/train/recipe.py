@@ -62,7 +62,7 @@ class Recipe:
     data_root: str = ""  # where the dataset's files are; empty: its usual place
     shots: int = 0  # training videos of each class, drawn by run.seed; 0: all
     start: str = ""  # a checkpoint to start from; empty: CLIP as it is
-    descriptions: str = ""  # a JSON-lines file with descriptions of the training videos
+    descriptions: str = ""  # JSON lines, a CSV or a .pt with descriptions of the training videos
     templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from vactk import config as settings
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.check import read_excluded
 from vactk.data.datasets import find_dataset
 from vactk.data.few_shot import draw_shots
@@ -24,7 +25,7 @@ from vactk.evaluate.measure import check_missing
 from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.models.backbone import Backbone
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
-from vactk.text.descriptions import match_descriptions, read_descriptions
+from vactk.text.descriptions import match_descriptions
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -36,6 +37,7 @@ try:
         except ImportError:  # before checkpoints had a package of their own
             from vactk.models.foreign import open_model
         from pathlib import Path
+from typing import Annotated
         open_model(Path(sys.argv[2]))
     else:
         from vactk.__main__ import main
@@ -65,9 +67,9 @@ def entered(root: Path, *args: str) -> list[str]:
 
 
 def main(
-    root: list[Path] = typer.Option([Path()], help="Checkouts to compare."),
-    reference: Path | None = typer.Option(None, help="Folder with a foreign checkpoint."),
-    verbose: bool = typer.Option(False, help="List the files."),
+    root: Annotated[list[Path], typer.Option(help="Checkouts to compare.")],
+    reference: Annotated[Path | None, typer.Option(help="Folder with a foreign checkpoint.")] = None,
+    verbose: Annotated[bool, typer.Option(help="List the files.")] = False,
 ) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

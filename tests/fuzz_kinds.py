@@ -19,6 +19,7 @@ from tests.video.conftest import write_video
 from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.checkpoints.load import open_model
 from vactk.config import build, parse_overrides, read_yaml, to_yaml
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.clip_cache import ClipCache, build_cache
 from vactk.data.datasets import find_dataset
 from vactk.data.file_tree import INDEX_NAME, FileTree
@@ -27,7 +28,6 @@ from vactk.data.records import Record
 from vactk.data.tools.check import read_excluded
 from vactk.errors import VactkError
 from vactk.models.video_model import Heads, ModelConfig, new_model
-from vactk.text.descriptions import read_descriptions
 from vactk.train.recipe import Recipe, read_recipe, recipe_names
 from vactk.train.run_dir import RunDir
 from vactk.video.reader import sample_video

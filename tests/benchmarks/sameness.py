@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -32,8 +32,9 @@ def run(root: Path, *args: str) -> str:
     """The standard output of a vactk command of the package below `root`."""
     environment = {**os.environ, "PYTHONPATH": str(root.resolve()), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "vactk", *args], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "vactk", *args],
+        cwd=root, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"vactk {' '.join(args)}:\n{done.stderr[-2000:]}")
     return done.stdout
@@ -100,9 +101,9 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def main(
-    root: Path = typer.Option(Path(), help="The checkout to measure."),
-    output: Path | None = typer.Option(None, help="Where to write what was found."),
-    against: Path | None = typer.Option(None, help="What was found before."),
+    root: Annotated[Path, typer.Option(help="The checkout to measure.")] = Path(),
+    output: Annotated[Path | None, typer.Option(help="Where to write what was found.")] = None,
+    against: Annotated[Path | None, typer.Option(help="What was found before.")] = None,
 ) -> None:
     found = measure(root)
     if output is not None:
@@ -111,7 +112,11 @@ def main(
     differing = [key for key in before if before[key] != found.get(key)]
     for key, value in found.items():
         state = "" if key not in before else "DIFFERS" if key in differing else "the same"
-        size = f"{len(value)} values, the last {value[-1]}" if isinstance(value, list) else f"{len(value)} graphs"
+        size = (
+            f"{len(value)} values, the last {value[-1]}"
+            if isinstance(value, list)
+            else f"{len(value)} graphs"
+        )
         typer.echo(f"{key:32} {size:60.60} {state}")
     raise typer.Exit(1 if differing else 0)
 

@@ -1,7 +1,6 @@
 """Structure of the package by plain `ast`: sizes, long functions, docstrings, who knows what, import circles.
 
-python -m tests.benchmarks.structure                       # this checkout
-python -m tests.benchmarks.structure --root OTHER --ways   # another one, and the ways through it
+python -m tests.benchmarks.structure --root . --root OTHER
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,6 @@ TOWER_NAMES = re.compile(
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LONG, MANY_ARGUMENTS = 40, 7
-WAYS = {  # the files that a reader enters: every vactk module that running this command executes code of
-    "a video path to logits": ("zeroshot", "CLIP.mp4", "--labels", "a,b"),
-    "a protocol to a table": ("zeroshot", "--protocol"),
-}
 
 
 class Module:
@@ -82,38 +78,36 @@ def body_length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return node.end_lineno - node.body[0].lineno + 1 if is_typer_signature(node) else length(node)
 
 
-def circles(modules: dict[str, Module]) -> list[list[str]]:
-    """Groups of modules that import each other, by Tarjan's algorithm over all import statements."""
-    edges = defaultdict(set)
+def imported_modules(modules: dict[str, Module]) -> dict[str, set[str]]:
+    """For each module the modules of the package that any of its import statements names."""
+    edges: dict[str, set[str]] = {name: set() for name in modules}
     for name, module in modules.items():
         for target in module.imports():
             while target not in modules and "." in target:
                 target = target.rpartition(".")[0]
             if target in modules and target != name and not name.startswith(f"{target}."):
                 edges[name].add(target)
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
+    return edges
 
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for target in edges[name]:
-            if target not in index:
-                visit(target)
-            if target in stack:
-                low[name] = min(low[name], low[target])
-        if low[name] == index[name]:
-            group = stack[stack.index(name) :]
-            del stack[stack.index(name) :]
-            if len(group) > 1:
-                found.append(sorted(group))
 
-    for name in modules:
-        if name not in index:
-            visit(name)
-    return found
+def circles(modules: dict[str, Module]) -> list[list[str]]:
+    """Groups of modules that import each other: those that reach one another along imports."""
+    edges = imported_modules(modules)
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            new = edges[left.pop()] - seen
+            seen |= new
+            left.extend(new)
+        return seen
+
+    reach = {name: reached(name) for name in modules}
+    groups = {
+        tuple(sorted(o for o in reach[name] if name in reach[o])) for name in modules if name in reach[name]
+    }
+    return [list(group) for group in sorted(groups)]
 
 
 def describe(root: Path) -> dict[str, object]:
@@ -153,19 +147,24 @@ def describe(root: Path) -> dict[str, object]:
         ),
         "public names with a docstring": f"{sum(bool(ast.get_docstring(n)) for n in documented)}/{len(documented)}",
         "docstrings": len(docstrings),
-        "docstrings that begin with What or Of": sum(text.startswith(("What ", "Of ")) for text in docstrings),
+        "docstrings that begin with What or Of": sum(
+            text.startswith(("What ", "Of ")) for text in docstrings
+        ),
         "class names defined twice or more": sum(count > 1 for count in classes.values()),
-        "files that name a tower's insides": sum(bool(TOWER_NAMES.search(m.code())) for m in modules.values()),
+        "files that name a tower's insides": sum(
+            bool(TOWER_NAMES.search(m.code())) for m in modules.values()
+        ),
         "files that import accelerate": sum(
-            any(name.split(".")[0] == "accelerate" for name in module.imports()) for module in modules.values()
+            any(name.split(".")[0] == "accelerate" for name in module.imports())
+            for module in modules.values()
         ),
         "import circles": len(circles(modules)),
     }
 
 
 def main(
-    root: list[Path] = typer.Option([Path()], help="Checkouts to describe, side by side."),
-    as_json: bool = typer.Option(False, "--json"),
+    root: Annotated[list[Path], typer.Option(help="Checkouts to describe, side by side.")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     found = [describe(path) for path in root]
     if as_json:

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vactk.checkpoints import checkpoint
 from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.checkpoints.merge import plan_merge, save_merged
 from vactk.checkpoints.merge_inputs import open_merge_input
 from vactk.errors import VactkError
+from vactk.models import video_model
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
@@ -247,7 +247,7 @@ def test_plain_weights_of_another_architecture_are_named(tmp_path, tiny_clip):
 def test_a_backbone_with_other_weights_is_refused(tmp_path, monkeypatch):
     trained(tmp_path / "a.safetensors", (), seed=1, **ADAPTERS)
     trained(tmp_path / "b.safetensors", ("vision",), seed=2)
-    whole = checkpoint.load_backbone
+    whole = video_model.load_backbone
 
     def changed(config, **options):
         backbone = whole(config, **options)

@@ -131,10 +131,10 @@ def test_leaving_early_ends_the_workers():
 def test_workers_end_with_a_parent_that_is_killed():
     code = (
         "import os, sys, time\n"
-        "from tests.data.test_workers import Numbers, batches, collate\n"
-        "from vactk.data import workers\n"
+        "from tests.data.test_worker_pool import Numbers, batches, collate\n"
+        "from vactk.data import worker_pool as workers\n"
         "workers.ORPHAN_CHECK_S = 0.2\n"
-        "reader = iter(workers.BatchReader(Numbers(), batches(99), collate, workers=2, timeout_s=60))\n"
+        "reader = iter(workers.BatchLoader(Numbers(), batches(99), collate, workers=2, timeout_s=60))\n"
         "next(reader)\n"
         "import torch\n"
         "print(*[child.pid for child in torch.multiprocessing.active_children()], flush=True)\n"

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from vactk.data.records import Record
-from vactk.retrieval.index.store import FileState, IndexItem, Restriction, VideoEmbeddings
+from vactk.retrieval.index.file_identity import FileState
+from vactk.retrieval.index.store import IndexItem, Restriction, VideoEmbeddings
 
 DIM = 8
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.retrieval.test_index import Made
 
 from tests.processes import run_processes
 from tests.retrieval.conftest import reading
+from tests.retrieval.index.test_update import Made
 from vactk.data.records import Record, VideoSet
 from vactk.distributed import make_accelerator
 from vactk.retrieval.evaluate import evaluate_retrieval

@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from vactk import config as settings
 from vactk.checkpoints.import_report import fill
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone
@@ -77,15 +78,20 @@ def _rename(name: str, num_text_blocks: int) -> str | None:
     return f"clip.{name}"
 
 
-# the test protocol of M2-CLIP's release for Kinetics-400
-M2CLIP_RECIPE = {
+# the test protocols of M2-CLIP's release for Kinetics-400, and by the number of classes that a file's head has
+M2CLIP_RECIPE: dict[str, Any] = {
     "templates": "video",
     "data": {
         "num_frames": 8,
         "views": 3,
-        "sampling": {"name": "dense", "stride": 16},
-        "transform": {"eval_crops": 4},
+        "sampling": {"name": "m2clip", "stride": 16},
+        "transform": {"scaling": "m2clip", "eval_crops": 4},
     },
+}
+M2CLIP_RECIPES = {
+    174: settings.merge(  # Something-Something v2
+        M2CLIP_RECIPE, {"data": {"views": 1, "sampling": {"stride": 0}, "transform": {"eval_crops": 3}}}
+    )
 }
 PLACEMENTS: tuple[Literal["pre_attn", "pre_mlp"], ...] = ("pre_attn", "pre_mlp")
 
@@ -107,7 +113,8 @@ def load_m2clip(
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
     clip_names = {name for name in model.modules().state_dict() if name.startswith("clip.")}
     report = fill(model, path, "M2-CLIP", tensors, rename, may_lack=clip_names)
-    info = {"recipe": M2CLIP_RECIPE, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}
+    recipe = M2CLIP_RECIPES.get(len(model.heads.classes), M2CLIP_RECIPE)
+    info = {"recipe": recipe, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}
     return dataclasses.replace(model, info=info)
 
 

@@ -62,7 +62,13 @@ def _rename(name: str) -> str:
 # the test protocol of Open-VCLIP's release, in the words of a recipe
 OPENVCLIP_RECIPE = {
     "templates": "openvclip",
-    "data": {"num_frames": 8, "views": 3, "sampling": {"name": "dense", "stride": 16}},
+    "data": {
+        "num_frames": 8,
+        "views": 3,
+        "view_mean": "logits",
+        "sampling": {"name": "openvclip", "stride": 16},
+        "transform": {"scaling": "openvclip"},
+    },
 }
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from vactk.data.batch_sampler import Key, TrainBatches, derive_seed
 from vactk.data.clip_cache import ClipCache
-from vactk.data.config import DataConfig, ImageSpec
+from vactk.data.config import DataConfig, ImageSpec, OpenVCLIPSampling, Sampling
 from vactk.data.records import Record
 from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
@@ -30,6 +30,26 @@ class ReadError(NamedTuple):
     message: str
 
 
+SHORT = "are shorter than a view, which repeats frames of theirs"
+UNTIMED = "have frames without time stamps, which are taken to be evenly spaced"
+NO_RATE = "have no frame rate in their headers, for which the average of their time stamps stands"
+UNCOUNTED = "have no number of frames in their headers, for which those that decode are counted"
+
+
+def sampling_notes(sampling: Sampling, timeline: Timeline, num_frames: int) -> tuple[str, ...]:
+    """What had to be chosen for a video, as what is said of all such videos."""
+    notes = [SHORT] if timeline.num_frames < sampling.span(timeline, num_frames) else []
+    if isinstance(sampling, OpenVCLIPSampling):
+        stated = timeline.stated
+        if stated is None:
+            notes.append(UNTIMED)
+        elif not stated.rate_is_stated:
+            notes.append(NO_RATE)
+        elif stated.stated_ticks and not stated.stated_frames:
+            notes.append(UNCOUNTED)
+    return tuple(notes)
+
+
 class VideoSample(NamedTuple):
     """One record, read or failed."""
 
@@ -37,6 +57,7 @@ class VideoSample(NamedTuple):
     label: int
     views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
     problem: ReadError | None
+    notes: tuple[str, ...] = ()  # what had to be chosen in sampling it
     draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
 
 
@@ -49,6 +70,7 @@ class Batch(NamedTuple):
     draws: Tensor  # (B,) float32, uniform in [0, 1)
     failures: list[ReadError]
     partial: list[ReadError]  # read as far as they go
+    notes: list[str]  # what had to be chosen, once for each video that it was chosen for
 
 
 class VideoDataset(Dataset[VideoSample]):
@@ -80,12 +102,12 @@ class VideoDataset(Dataset[VideoSample]):
             warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
             torch.manual_seed(derive_seed(self.seed, epoch, index))
             try:
-                views, warning = self._read(record)
+                views, warning, notes = self._read(record)
             except VideoError as error:
                 return VideoSample(index, label, None, ReadError(index, str(record.video), str(error)))
             draw = float(torch.rand(()))
         problem = None if warning is None else ReadError(index, str(record.video), warning)
-        return VideoSample(index, label, views, problem, draw)
+        return VideoSample(index, label, views, problem, notes, draw)
 
     def failed(self, key: Key, reason: str) -> VideoSample:
         """What stands for a record whose reading hung or crashed."""
@@ -95,13 +117,15 @@ class VideoDataset(Dataset[VideoSample]):
         message = str(VideoError(record.video, reason))
         return VideoSample(index, label, None, ReadError(index, str(record.video), message))
 
-    def _read(self, record: Record) -> tuple[Tensor, str | None]:
-        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
+    def _read(self, record: Record) -> tuple[Tensor, str | None, tuple[str, ...]]:
+        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; what was wrong, or chosen."""
         config, views = self.config, 1 if self.train else self.config.views
+        notes: tuple[str, ...] = ()
 
         def sampler(timeline: Timeline) -> Tensor:
-            count = timeline.num_frames
-            return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
+            nonlocal notes
+            notes = sampling_notes(config.sampling, timeline, config.num_frames)
+            return config.sampling.indices(timeline, config.num_frames, views, train=self.train).flatten()
 
         sample = None if self.cache is None else self.cache.sample(record, sampler)
         if sample is None:
@@ -111,9 +135,9 @@ class VideoDataset(Dataset[VideoSample]):
         clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.picture)
-            return transform(clips[0])[None], sample.warning
+            return transform(clips[0])[None], sample.warning, notes
         crops = eval_transform(config.transform, *self.picture)
-        return torch.cat([crops(clip) for clip in clips]), sample.warning
+        return torch.cat([crops(clip) for clip in clips]), sample.warning, notes
 
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchLoader[Key, VideoSample, Batch]:
@@ -142,6 +166,7 @@ def collate(items: list[VideoSample]) -> Batch:
         draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
         failures=[item.problem for item in items if item.problem is not None and item.views is None],
         partial=[item.problem for item in items if item.problem is not None and item.views is not None],
+        notes=[note for item in items for note in item.notes],
     )
 
 

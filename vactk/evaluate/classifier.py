@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vactk.models.video_clip import Similarity, VideoFeatures, pool_frames
+from vactk.models.video_clip import VideoFeatures, pool_frames
 from vactk.models.video_model import VideoModel
 
 Scorer = Callable[[VideoFeatures], Tensor]  # features of B views -> logits (B, C)
@@ -29,6 +29,7 @@ def class_embeddings(
     return F.normalize(per_class.mean(dim=1), dim=-1)
 
 
-def similarity_scorer(classes: Tensor, scale: Tensor, similarity: Similarity = "video") -> Scorer:
-    """Logits by scaled cosine similarity to class embeddings (C, E) of unit norm; see `pool_frames`."""
+def similarity_scorer(model: VideoModel, classes: Tensor) -> Scorer:
+    """Logits by the model's own similarity, scaled, to class embeddings (C, E) of unit norm; see `pool_frames`."""
+    scale, similarity = model.clip.logit_scale.detach(), model.config.similarity
     return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T

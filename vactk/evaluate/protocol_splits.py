@@ -13,7 +13,7 @@ from vactk.data.annotations.classes import ClassIndex, known_classes, match_key,
 from vactk.data.annotations.entries import AnnotationEntry, is_number
 from vactk.data.annotations.lists import read_list
 from vactk.data.benchmarks import Benchmark, find_benchmark
-from vactk.data.class_subsets import not_in_k400, random_half
+from vactk.data.class_subsets import not_in_k400, random_halves
 from vactk.data.file_tree import FileTree
 from vactk.data.match_files import match_entries
 from vactk.data.records import Record, VideoSet
@@ -117,8 +117,9 @@ def _all(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:
 
 
 def _half(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:
-    for draw in range(1, protocol.draws + 1):
-        yield f"draw {draw}", random_half(videos.classes, f"{protocol.name}:{draw}")
+    halves = random_halves(len(videos.classes), protocol.draws, protocol.seed)
+    for draw, classes in enumerate(halves, 1):
+        yield f"draw {draw}", classes
 
 
 def _base_novel(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:

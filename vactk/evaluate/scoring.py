@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +31,7 @@ class Scores:
     probabilities: dict[str, Tensor]  # for each scorer (N, C), mean over a video's views
     failures: list[ReadError]
     partial: list[ReadError]  # scored by the part that could be read
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
 
 def image_spec(model: VideoModel) -> ImageSpec:
@@ -93,12 +95,14 @@ def score_variants(
     rows: list[list[Row]] = [[] for _ in variants]
     failures: list[ReadError] = []
     partial: list[ReadError] = []
+    notes: Counter[str] = Counter()
     was_training = model.clip.training
     model.train(False)
     try:
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
+            notes.update(batch.notes)
             _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
@@ -109,22 +113,27 @@ def score_variants(
     finally:
         model.train(was_training)
     failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
+    chosen = dict(sum(gather_object([notes]), Counter()))
     _check_failures(failures, max_failed, len(dataset))
     return [
-        _as_scores(gather_object(found), variant.scorers, failures, partial)
+        _as_scores(gather_object(found), variant.scorers, failures, partial, chosen)
         for variant, found in zip(variants, rows, strict=True)
     ]
 
 
 def _as_scores(
-    rows: list[Row], scorers: Mapping[str, Scorer], failures: list[ReadError], partial: list[ReadError]
+    rows: list[Row],
+    scorers: Mapping[str, Scorer],
+    failures: list[ReadError],
+    partial: list[ReadError],
+    notes: dict[str, int],
 ) -> Scores:
     rows = sorted(rows, key=lambda row: row[0])
     places = torch.tensor([place for place, _ in rows], dtype=torch.long)
     probabilities = {
         name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in scorers
     }
-    return Scores(places, probabilities, failures, partial)
+    return Scores(places, probabilities, failures, partial, notes)
 
 
 def _check_failures(failures: list[ReadError], max_failed: float, num_videos: int) -> None:

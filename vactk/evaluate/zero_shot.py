@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ class Evaluation:
     accuracy: dict[str, dict[str, float]]  # "similarity", "class_head" or "ensemble" -> {"top1", "top5"}
     failures: list[ReadError]  # counted as wrong
     partial: list[ReadError]  # read as far as they go
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
     def to_json(self, by: str = "similarity") -> dict[str, Any]:
         """The keys that scripts rely on; top1 and top5 as `by` answers, the other answers under their names."""
@@ -50,6 +52,7 @@ class Evaluation:
             **{name: found for name, found in self.accuracy.items() if name != by},
             "failed": as_json(self.failures),
             "partial": as_json(self.partial),
+            "notes": note_lines(self.notes),
         }
 
 
@@ -91,8 +94,7 @@ def class_scorers(
 ) -> dict[str, Scorer]:
     """The scorers of `score_classes`, for the weights that the model has now."""
     embeddings = class_embeddings(model, videos.words, templates, device)
-    similarity = similarity_scorer(embeddings, model.clip.logit_scale.detach(), model.config.similarity)
-    scorers: dict[str, Scorer] = {"similarity": similarity}
+    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(model, embeddings)}
     head = model.class_head
     if head is not None and model.heads.knows(videos.classes):
         scorers["class_head"] = lambda features: head(features.pooled)
@@ -115,7 +117,13 @@ def evaluate(videos: VideoSet, scores: Scores, *, unreadable: Unreadable = "wron
         },
         failures=scores.failures,
         partial=scores.partial,
+        notes=scores.notes,
     )
+
+
+def note_lines(notes: Mapping[str, int]) -> list[str]:
+    """What had to be chosen for how many videos, a line for each choice."""
+    return [f"{count:,} videos {note}" for note, count in sorted(notes.items())]
 
 
 def as_json(problems: list[ReadError]) -> list[dict[str, str]]:
@@ -150,6 +158,7 @@ class ProtocolResult:
     draws: tuple[SplitResult, ...]
     failures: list[ReadError]
     partial: list[ReadError]
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
     def mean(self, metric: str) -> float:
         """Mean over the draws of "top1" or "top5"."""
@@ -185,7 +194,7 @@ class ProtocolResult:
             **({"harmonic_mean": b2n} if b2n is not None else {}),
             "draws": [vars(draw) for draw in self.draws],
             "unreadable": self.unreadable,
-            "notes": list(self.plan.notes),
+            "notes": [*self.plan.notes, *note_lines(self.notes)],
             "missing": len(self.plan.videos.missing),
             "failed": as_json(self.failures),
             "partial": as_json(self.partial),
@@ -214,7 +223,7 @@ def evaluate_protocol(
     scorers: dict[str, Scorer] = {}
     for draw in plan.draws:
         own = embeddings[list(draw.classes)]
-        scorers.setdefault(_scorer_name(draw), similarity_scorer(own, model.clip.logit_scale))
+        scorers.setdefault(_scorer_name(draw), similarity_scorer(model, own))
     scores = score_videos(
         model,
         plan.videos,
@@ -226,7 +235,7 @@ def evaluate_protocol(
         progress=progress,
     )
     draws = tuple(_result(draw, plan, scores, unreadable) for draw in plan.draws)
-    return ProtocolResult(plan, unreadable, draws, scores.failures, scores.partial)
+    return ProtocolResult(plan, unreadable, draws, scores.failures, scores.partial, scores.notes)
 
 
 def check_missing(videos: VideoSet, max_failed: float, setting: str = "--max-failed") -> None:

@@ -16,5 +16,6 @@ def sha256(path: Path) -> str:
             while block := file.read(2**20):
                 digest.update(block)
     except OSError as error:
-        raise VactkError(f"'{path}' cannot be read: {error.strerror or error}") from error
+        reason = f"there is no file '{path}'" if not path.exists() else f"'{path}' cannot be read: {error}"
+        raise VactkError(reason) from error
     return digest.hexdigest()

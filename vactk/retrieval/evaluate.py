@@ -18,7 +18,8 @@ from vactk.evaluate.zero_shot import Unreadable, check_missing
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 from vactk.retrieval.index.embedding import embed_texts
-from vactk.retrieval.index.store import FileState, IndexItem, VideoEmbeddings
+from vactk.retrieval.index.file_identity import FileState
+from vactk.retrieval.index.store import IndexItem, VideoEmbeddings
 from vactk.retrieval.index.update import EmbeddingConfig, embed_videos
 
 

@@ -79,10 +79,14 @@ def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> Trai
     tests = {split: splits[split] for split in dataset.eval_splits}
     _train(engine, tests, folder, reporter)
     if engine.average is None:
-        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
+        return _finish(
+            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
+        )
     _save(engine, folder, folder.path / LAST, {"averaged": 0})
     with engine.average.in_place():
-        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
+        return _finish(
+            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
+        )
 
 
 def _train(engine: Trainer, splits: dict[str, VideoSet], folder: RunDir, reporter: Reporter) -> None:
@@ -153,8 +157,12 @@ def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
     return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
 
 
-def _finish(engine: Trainer, folder: RunDir, evaluations: list[Evaluation]) -> TrainResult:
+def _finish(
+    engine: Trainer, folder: RunDir, evaluations: list[Evaluation], reporter: Reporter
+) -> TrainResult:
     recipe, rates = engine.recipe, engine.clock.rates()
+    for note in engine.notes():
+        reporter.message(note)
     result = TrainResult(
         run_dir=str(folder.path),
         checkpoint=str(folder.checkpoint),

@@ -13,6 +13,7 @@ from torch import Tensor
 from vactk import config as settings
 from vactk.checkpoints.checkpoint import initial_values
 from vactk.checkpoints.load import is_foreign, open_model
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.class_subsets import sample_shots
 from vactk.data.records import VideoSet
 from vactk.data.tools.check import read_excluded
@@ -24,7 +25,7 @@ from vactk.evaluate.zero_shot import check_missing
 from vactk.models.backbone import Backbone
 from vactk.models.video_model import Heads, VideoModel, added_tensors, new_model
 from vactk.progress import Reporter
-from vactk.text.descriptions import match_descriptions, read_descriptions
+from vactk.text.descriptions import match_descriptions
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.class_prompts import ClassPrompts, MaskedPrompts

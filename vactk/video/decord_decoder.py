@@ -13,8 +13,18 @@ from av.video.stream import VideoStream
 
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, open_container
-from vactk.video.decoders import FrameDecoder, PacketTableDecoder, TableError, frame_times
-from vactk.video.packet_table import PacketTable, packet_table
+from vactk.video.decoders import FrameDecoder, PacketTableDecoder, TableError, frame_times, stated_clock
+from vactk.video.packet_table import PacketTable, packet_table, parameter_sets_change
+from vactk.video.sampling import Clock
+
+DECORD_EXACT = {
+    "yuv420p",
+    "yuvj420p",
+    "yuv422p",
+    "yuvj422p",
+    "yuv444p",
+    "yuvj444p",
+}  # by test; others it reads with other colours
 
 
 class DecordDecoder:
@@ -23,8 +33,8 @@ class DecordDecoder:
     failure: str | None = None
     size: tuple[int, int] | None = None  # decord turns pictures by itself
 
-    def __init__(self, path: str | Path, times_s: np.ndarray) -> None:
-        self._path, self.times_s = path, times_s
+    def __init__(self, path: str | Path, times_s: np.ndarray, clock: Clock | None) -> None:
+        self._path, self.times_s, self.clock = path, times_s, clock
         try:
             import decord  # after PyAV, whose libvpx fails once decord's is there
         except ImportError as error:
@@ -62,10 +72,14 @@ def why_not_decord(container: InputContainer, stream: VideoStream, table: Packet
     name = codec.codec.canonical_name
     if name not in {"h264", "vp8", "vp9"} or container.format.name.startswith("avi"):
         return f"{name} in {container.format.long_name or container.format.name}"
+    if codec.pix_fmt not in DECORD_EXACT:
+        return f"colours stored as {codec.pix_fmt}"
     if table is None or not table.is_closed:
         return "files with such time stamps, hidden frames or damage"
     if min(codec.height, codec.width) < 16:
         return "pictures this small"
+    if parameter_sets_change(container, stream):
+        return "parameter sets that change on the way"
     _, first = next(PacketTableDecoder(container, stream, table).pictures([0]))
     return "interlaced pictures" if first.interlaced_frame else None  # it mixes the colours of their lines
 
@@ -80,4 +94,6 @@ def open_with_decord(path: str | Path) -> FrameDecoder:
             why_not = "damaged files"
         if table is None or why_not is not None:
             raise VideoError(path, f"decord is not exact for {why_not}: choose --decoder auto or pyav")
-        return DecordDecoder(path, frame_times(table, stream))
+        times_s = frame_times(table, stream)
+        clock = stated_clock(stream, table.shown_at[table.order].tolist(), times_s)
+        return DecordDecoder(path, times_s, clock)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,13 @@ from vactk.video.decoders import (
     PacketTableDecoder,
     SequentialDecoder,
     TableError,
+    mean_rate,
     stored_size,
 )
 from vactk.video.decord_decoder import open_with_decord
 from vactk.video.packet_table import packet_table
 from vactk.video.rgb import RGBConverter
+from vactk.video.sampling import Clock
 
 ROUNDING_S = 0.0005  # Matroska's time stamps are rounded to milliseconds
 TURNED = "its pictures are turned in different ways"
@@ -41,10 +43,21 @@ class Timeline:
 
     times_s: Tensor  # (num_frames,) float64, since the start of the video
     fps: float  # average over the whole video
+    stated: Clock | None = None  # what the container says of its time; None: nothing of use
 
     @property
     def num_frames(self) -> int:
         return len(self.times_s)
+
+    @property
+    def clock(self) -> Clock:
+        """What the container says, or else what the times of the frames do."""
+        return self.stated or Clock(stamps=torch.arange(self.num_frames), rate=self.fps)
+
+    def part(self, first: int, stop: int) -> Timeline:
+        """Some of the frames, as a timeline of their own; times stay those of the video."""
+        stated = None if self.stated is None else self.stated.part(first, stop)
+        return replace(self, times_s=self.times_s[first:stop], stated=stated)
 
 
 Sampler = Callable[[Timeline], Tensor]
@@ -96,8 +109,12 @@ class Video:
     @property
     def fps(self) -> float:
         """Frames per second on average; 25 for a single frame."""
-        span_s = self._source.times_s[-1]
-        return float((self.num_frames - 1) / span_s) if span_s > 0 else 25.0
+        return mean_rate(self._source.times_s)
+
+    @property
+    def timeline(self) -> Timeline:
+        """All frames, for a sampler to choose from."""
+        return Timeline(times_s=self.times_s, fps=self.fps, stated=self._source.clock)
 
     @property
     def height(self) -> int:
@@ -193,8 +210,7 @@ class Video:
         self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
     ) -> Sample:
         first, stop = self._window(start_s, end_s)
-        timeline = Timeline(times_s=self.times_s[first:stop], fps=self.fps)
-        chosen = first + _frame_numbers(sampler(timeline), stop - first)
+        chosen = first + _frame_numbers(sampler(self.timeline.part(first, stop)), stop - first)
         return Sample(
             frames=self._frames(chosen, short_side),
             times_s=self.times_s[chosen],

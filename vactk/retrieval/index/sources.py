@@ -11,7 +11,8 @@ from vactk.data.file_tree import FileTree
 from vactk.data.records import Record, VideoSet
 from vactk.errors import VactkError, unknown
 from vactk.progress import Progress
-from vactk.retrieval.index.store import FileState, IndexItem
+from vactk.retrieval.index.file_identity import FileState
+from vactk.retrieval.index.store import IndexItem
 from vactk.video.container import is_video_name
 
 

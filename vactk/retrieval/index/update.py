@@ -24,15 +24,9 @@ from vactk.evaluate.scoring import image_spec
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 from vactk.retrieval.index.embedding import embed_views
+from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.sources import VideoSource
-from vactk.retrieval.index.store import (
-    FileState,
-    IndexedVideo,
-    IndexItem,
-    IndexMetadata,
-    Store,
-    VideoEmbeddings,
-)
+from vactk.retrieval.index.store import IndexedVideo, IndexItem, IndexMetadata, Store, VideoEmbeddings
 from vactk.retrieval.index.windows import (
     CHUNK,
     Durations,
@@ -196,8 +190,6 @@ def embed_videos(
     data, rank, world = reading.data, accelerator.process_index, accelerator.num_processes
     batches = _batches(_all_pieces(records, reading, accelerator), batch_size)
     dataset = WindowDataset(records, reading.windows, data, image_spec(model))
-    size = dataset.picture.size
-    views = data.views * data.transform.eval_crops
     reader = iter(
         BatchLoader(
             dataset,
@@ -205,7 +197,7 @@ def embed_videos(
             collate,
             workers=data.num_workers,
             timeout_s=data.timeout_s,
-            batch_bytes=max(batch_size, CHUNK) * views * data.num_frames * 3 * size * size * 4,
+            batch_bytes=max(batch_size, CHUNK) * dataset.window_bytes,
         )
     )
     open_pieces: dict[int, list[EmbeddedChunk]] = {}

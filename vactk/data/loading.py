@@ -204,6 +204,7 @@ def eval_loader(
 ) -> BatchReader[Key, Item, Batch]:
     """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
     keys = [(0, index) for index in range(rank, len(dataset), world)]
+    batch_size = min(batch_size, max(1, len(keys)))
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return _loader(dataset, batches, batch_size * dataset.config.views * dataset.config.transform.eval_crops)
 

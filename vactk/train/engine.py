@@ -7,7 +7,7 @@ import importlib.util
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vactk.data.batches import TrainBatches, derive_seed, num_steps
 from vactk.data.loading import Batch, Problem, VideoDataset, train_loader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import make_accelerator
+from vactk.interrupt import Stopped
 from vactk.models.checkpoint import VideoModel, new_model, saved_names
 from vactk.train.averaging import WeightAverage
 from vactk.train.health import MorePiecesError, Skipped, is_out_of_memory, memory_advice
@@ -118,29 +119,33 @@ class Engine:
     def run(self, until: int, on_step: StepDone, on_skip: StepSkipped) -> None:
         """Steps up to `until`; `on_step` hears of each, `on_skip` before it of one that was left out.
 
-        Raises VactkError when the weights are not finite, or memory runs out.
+        Raises VactkError when the weights are not finite, or memory runs out; Stopped between steps, on all
+        processes, where a signal that was put off came to one of them.
         """
         batches = self._batches(until)
         self.task.train()
         # of gradients of depthwise convolutions, whose layout differs in a dimension of size 1
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        while self.progress.step < until:
-            started = time.perf_counter()
-            try:
-                line = self._step(batches, on_skip)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                line = None
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-            if line is None:  # outside of `except`, which holds on to the memory of the step
-                self._halve_pieces(reason)
-                batches = self._batches(until)
-                continue
-            self.clock.steps_s += time.perf_counter() - started
-            self.progress.step += 1
-            self._update_average()
-            on_step(self.progress.step, {**line, **self.clock.rates()})
+        try:
+            while self.progress.step < until:
+                started = time.perf_counter()
+                try:
+                    line = self._step(batches, on_skip)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    line = None
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                if line is None:  # outside of `except`, which holds on to the memory of the step
+                    self._halve_pieces(reason)
+                    batches = self._batches(until)
+                    continue
+                self.clock.steps_s += time.perf_counter() - started
+                self.progress.step += 1
+                self._update_average()
+                on_step(self.progress.step, {**line, **self.clock.rates()})
+        finally:
+            batches.close()  # whose workers may be at work on a video that hangs
 
     def on_any(self, condition: bool) -> bool:
         """Whether `condition` holds on any process: the same answer on all of them."""
@@ -228,7 +233,7 @@ class Engine:
                 f"with accumulate={run.accumulate}"
             )
 
-    def _batches(self, until: int) -> Iterator[Batch]:
+    def _batches(self, until: int) -> Generator[Batch, None, None]:
         run, accelerator = self.recipe.run, self.accelerator
         batches = TrainBatches(
             len(self.dataset),
@@ -310,9 +315,14 @@ class Engine:
         return dict(zip(values, means.tolist(), strict=True))
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch of this process. All of them wait for theirs together, so that all stop together."""
         started = time.perf_counter()
-        batch = next(batches)
+        batch = None
+        with contextlib.suppress(Stopped):
+            batch = next(batches)
         self.clock.waiting_s += time.perf_counter() - started
+        if self.on_any(batch is None) or batch is None:
+            raise Stopped
         self.clock.videos += len(batch.places) * self.accelerator.num_processes
         return batch
 

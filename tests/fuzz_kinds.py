@@ -17,6 +17,7 @@ from tests.data import trees
 from tests.fuzzing import Kind
 from tests.video.conftest import write_video
 from vactk.config import build, parse_overrides, read_yaml, to_yaml
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.annotations.formats import FORMATS, read_annotations
 from vactk.data.check import read_excluded
 from vactk.data.clip_cache import ClipCache, build_cache
@@ -26,7 +27,6 @@ from vactk.data.tree import INDEX_NAME, Tree
 from vactk.errors import VactkError
 from vactk.models.checkpoint import Heads, ModelConfig, load_model, new_model, save_model
 from vactk.models.foreign import open_model
-from vactk.text.descriptions import read_descriptions
 from vactk.train.recipe import Recipe, read_recipe, recipe_names
 from vactk.train.run_folder import RunFolder
 from vactk.video.read import sample_video

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,22 @@ def test_imports_go_down_only_and_open_clip_and_decord_are_met_once():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def opens_media(node: ast.AST) -> bool:
+    """Whether it is a call of, or a name for, what makes FFmpeg open a file."""
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").partition(".")[0] == "av" and any(one.name == "open" for one in node.names)
+    return isinstance(node, ast.Attribute) and ast.unparse(node) in {"av.open", "av.container.open"}
+
+
+def test_ffmpeg_gets_files_in_one_place():
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("vactk/**/*.py")
+        if any(opens_media(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {"vactk/video/container.py"}
 
 
 def test_the_top_level_holds_what_it_should():

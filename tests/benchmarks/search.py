@@ -27,8 +27,9 @@ import typer
 
 from tests.benchmarks.m2clip_step import peak_memory
 from vactk.data.records import Record
+from vactk.retrieval.files import FileState
 from vactk.retrieval.local import LocalStore
-from vactk.retrieval.store import Embedded, Facts, FileState, Item, Restriction
+from vactk.retrieval.store import Embedded, Facts, Item, Restriction
 
 CENTRES = 20_000
 NOISE = 1.0  # length of what is added to a centre of length 1

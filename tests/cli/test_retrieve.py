@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.data import trees
+from tests.retrieval.test_kills import content
+from tests.tracing import states
 from tests.video.conftest import write_video
 from vactk.cli.app import app
 from vactk.data.shapes import clips
@@ -278,3 +281,17 @@ def test_when_no_file_can_be_read_the_command_fails(tmp_path):
     said = fails("--index", "index", "--add", "bad", "--backbone", "toy", "--workers", 0)
     assert "none of the videos could be read" in said
     assert "x.mp4" in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are traced as Linux does it")
+def test_a_killed_command_goes_on_to_the_same_index(index, folder, tmp_path):
+    killed = tmp_path / "killed"
+    command = ("--index", killed, "--add", folder, "--backbone", "toy", "--workers", 0)
+    for step in (5, 20, 40):
+        for number, _ in enumerate(states(lambda: answer(*command), killed)):
+            if number == step:
+                break  # SIGKILL
+        else:
+            pytest.fail(f"it ended before its step {step}")
+    answer(*command)
+    assert content(killed) == content(index)

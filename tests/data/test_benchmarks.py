@@ -106,6 +106,34 @@ def test_msrvtt_lists_with_semicolons_and_bare_ids(tmp_path):
     assert [r.video.stem for r in load("train9k", root=root).records] == ["video0", "video2"]
 
 
+def test_msrvtt_reads_from_the_lists_of_the_common_archive(tmp_path):
+    root = trees.msrvtt_archive(tmp_path)
+    load = BENCHMARKS["msrvtt"].load
+    found = {
+        name: load(name, root=root).records for name in ("train", "val", "test", "train9k", "full", "test1k")
+    }
+    assert {name: len(records) for name, records in found.items()} == {
+        "train": 2, "val": 1, "test": 1, "train9k": 3, "full": 4, "test1k": 1,
+    }  # fmt: skip
+    assert found["test1k"][0].captions == ("caption 0 of 3",)  # the second of the file, by the pickled table
+    assert found["test"][0].captions == ("caption 2 of 3", "caption 0 of 3", "caption 1 of 3")
+
+
+def test_msrvtt_says_what_the_archives_lists_lack(tmp_path):
+    root = trees.msrvtt_archive(tmp_path)
+    lists = root / "high-quality/structured-symlinks"
+    (lists / "train_list_full.txt").write_text("video0\nvideo77\n")
+    (lists / "jsfusion_val_caption_idx.pkl").unlink()
+    lines = BENCHMARKS["msrvtt"].load("full", root=root).report.lines()
+    assert "train_list_full.txt lists 1 videos that no caption describes, such as 'video77'" in lines
+    assert any(
+        "does not say with which caption 1k-A asks for 'video3': add MSRVTT_JSFUSION" in line
+        for line in lines
+    )
+    with pytest.raises(VactkError, match="unknown split of msrvtt 'test1k'"):
+        BENCHMARKS["msrvtt"].load("test1k", root=root)
+
+
 def test_videos_in_several_places_are_read_from_the_first_and_told(tmp_path):
     trees.hmdb51(tmp_path)
     for path in sorted((tmp_path / "videos").rglob("*.avi")):

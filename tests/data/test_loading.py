@@ -5,18 +5,34 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.video.conftest import write_video
+from vactk.config import build
 from vactk.data import loading
 from vactk.data.batches import TrainBatches
-from vactk.data.loading import DataConfig, Picture, VideoDataset, eval_loader, train_loader
+from vactk.data.loading import (
+    DataConfig,
+    DenseSampling,
+    M2CLIPSampling,
+    OpenVCLIPSampling,
+    Picture,
+    UniformSampling,
+    VideoDataset,
+    eval_loader,
+    train_loader,
+)
 from vactk.data.records import Record
 from vactk.errors import VactkError
+from vactk.video import Timeline
+from vactk.video.sampling import Clock
+from vactk.video.sources import stated_clock
 
 PICTURE = Picture(32, (0.5,) * 3, (0.5,) * 3)
 
@@ -88,3 +104,55 @@ def test_shards_hold_every_record_once_in_batches_of_the_size(num_records, batch
     assert all(len(keys) <= batch_size for shard in shards for keys in shard)
     sizes = [sum(map(len, shard)) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
+
+
+def timeline(num_frames=400, **stated):
+    clock = Clock(stamps=torch.arange(num_frames), rate=25.0, **stated) if stated else None
+    return Timeline(times_s=torch.arange(num_frames) / 25, fps=25.0, stated=clock)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "video", "notes"),
+    [
+        (UniformSampling(), timeline(8), ()),
+        (UniformSampling(), timeline(7), (loading.SHORT,)),
+        (DenseSampling(stride=4), timeline(29), ()),
+        (DenseSampling(stride=4), timeline(28), (loading.SHORT,)),
+        (M2CLIPSampling(stride=4), timeline(28), (loading.SHORT,)),
+        (M2CLIPSampling(stride=0), timeline(28), ()),
+        (OpenVCLIPSampling(), timeline(stated_ticks=400, stated_frames=400), ()),
+        (OpenVCLIPSampling(), timeline(90, stated_ticks=90, stated_frames=90), (loading.SHORT,)),
+        (OpenVCLIPSampling(), timeline(), (loading.UNTIMED,)),
+        (OpenVCLIPSampling(), timeline(rate_is_stated=False), (loading.NO_RATE,)),
+        (OpenVCLIPSampling(), timeline(stated_ticks=400), (loading.UNCOUNTED,)),
+    ],
+)
+def test_what_had_to_be_chosen_is_told(sampling, video, notes):
+    assert loading.sampling_notes(sampling, video, 8) == notes
+
+
+def test_choices_are_counted_over_the_videos(records):
+    (batch,) = eval_loader(dataset(records, workers=0, sampling=DenseSampling(stride=30)), 8)
+    assert batch.notes == [loading.SHORT] * len(records)
+
+
+@pytest.mark.parametrize("rate", [None, 0])
+def test_where_a_header_has_no_frame_rate_the_time_stamps_give_it(rate):
+    stream = SimpleNamespace(average_rate=rate, frames=0, duration=None)
+    clock = stated_clock(stream, [0, 40, 80, 240], np.array([0.0, 0.04, 0.08, 0.24]))
+    assert (clock.rate, clock.rate_is_stated) == (pytest.approx(12.5), False)
+    assert stated_clock(stream, [0, None], np.array([0.0, 0.04])) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "openvclip", "stride": 0}, "stride must be at least 1"),
+        ({"name": "openvclip", "fps": 0}, "fps above 0, got 16 and 0"),
+        ({"name": "openvclip", "starts": "ends"}, "must be one of container, spread"),
+        ({"name": "m2clip", "stride": -1}, "stride must be at least 0, got -1"),
+    ],
+)
+def test_samplings_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises(VactkError, match=message):
+        build(DataConfig, {"sampling": wrong})

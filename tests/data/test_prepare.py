@@ -131,6 +131,50 @@ def test_archives_within_archives_are_unpacked(tmp_path):
     assert not list((tmp_path / "out").glob("*.zip"))
 
 
+def test_msrvtts_zips_are_unpacked_as_they_are_downloaded(tmp_path):
+    common, official = tmp_path / "common", tmp_path / "official"
+    common.mkdir()
+    zip_tree(trees.msrvtt_archive(tmp_path / "made/MSRVTT").parent, common / "MSRVTT.zip")
+    state = prepare(BENCHMARKS["msrvtt"], common)
+    assert {
+        name: (s.listed, s.on_disk) for name, s in state.splits.items() if "1k" in name or "9k" in name
+    } == {
+        "test1k": (1, 1),
+        "train9k": (3, 3),
+    }
+    whole = trees.msrvtt(tmp_path / "whole")
+    content = json.loads((whole / "MSRVTT_data.json").read_text())
+    for name, splits, folder in (
+        ("train_val", ("train", "validate"), "TrainValVideo"),
+        ("test", ("test",), "TestVideo"),
+    ):
+        videos = [video for video in content["videos"] if video["split"] in splits]
+        ids = {video["video_id"] for video in videos}
+        sentences = [sentence for sentence in content["sentences"] if sentence["video_id"] in ids]
+        info, files = tmp_path / name / "info", tmp_path / name / "files"
+        (files / folder).mkdir(parents=True)
+        info.mkdir()
+        (info / f"{name}_videodatainfo.json").write_text(
+            json.dumps({"videos": videos, "sentences": sentences})
+        )
+        for video in ids:
+            trees.touch(files / folder / f"{video}.mp4")
+        official.mkdir(exist_ok=True)
+        zip_tree(
+            info,
+            official
+            / ("train_val_annotation.zip" if name == "train_val" else f"{name}_videodatainfo.json.zip"),
+        )
+        zip_tree(files, official / f"{name}_videos.zip")
+    state = prepare(BENCHMARKS["msrvtt"], official)
+    assert {name: (split.listed, split.on_disk) for name, split in state.splits.items()} == {
+        "train": (2, 2),
+        "val": (1, 1),
+        "test": (1, 1),
+        "full": (4, 4),
+    }
+
+
 def evil_zip(path: Path, name: str) -> Path:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("good.txt", "x")

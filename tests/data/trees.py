@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.video.conftest import write_video
+from vactk.data.annotations.entries import Annotations
+from vactk.data.tree import INDEX_NAME, Tree
 
 Maker = Callable[[Path], object]
 HMDB_CLASSES = ("brush_hair", "kick", "kick_ball")
@@ -116,4 +119,35 @@ def msrvtt(root: Path, make: Maker = touch) -> Path:
     (root / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\nvideo1\nvideo2\n")
     for n in range(4):
         make(root / f"videos/all/video{n}.mp4")
+    return root
+
+
+def msrvtt_archive(root: Path, make: Maker = touch) -> Path:
+    """MSR-VTT as in the archive that most projects use: captions in COCO's form, lists of ids, a pickled table."""
+    lists = root / "high-quality/structured-symlinks"
+    captions = [
+        {"image_id": f"video{n}", "id": n, "caption": f"caption {k} of {n}"}
+        for k in (2, 0, 1)
+        for n in range(4)
+    ]
+    (root / "annotation").mkdir(parents=True)
+    (root / "annotation/MSR_VTT.json").write_text(json.dumps({"images": [], "annotations": captions}))
+    lists.mkdir(parents=True)
+    ids = {"train_list_full": (0, 1), "val_list_full": (2,), "test_list_full": (3,)}
+    ids |= {"train_list_jsfusion": (0, 1, 2), "val_list_jsfusion": (3,)}
+    for name, numbers in ids.items():
+        (lists / f"{name}.txt").write_text("".join(f"video{n}\n" for n in numbers))
+    (lists / "jsfusion_val_caption_idx.pkl").write_bytes(pickle.dumps({"video3": 1}))
+    for n in range(4):
+        make(root / f"videos/all/video{n}.mp4")
+    return root
+
+
+def listed_tree(root: Path, source: Path, annotations: Annotations, beside: Sequence[Path] = ()) -> Path:
+    """A folder with real annotation files and, by its index file, every video that they list."""
+    root.mkdir(parents=True)
+    for path in (source, *beside):
+        (root / path.name).symlink_to(path.absolute())
+    videos = {entry.video for entry in annotations.entries}
+    (root / INDEX_NAME).write_text(json.dumps({"files": [*Tree.scan(root).others, *sorted(videos)]}))
     return root

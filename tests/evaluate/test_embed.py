@@ -50,7 +50,7 @@ def test_class_embeddings_are_normalised_means_over_templates(model):
 def test_scores_are_means_of_softmaxes_over_views_in_record_order(model, videos):
     config = DataConfig(num_frames=3, views=2, workers=0, transform=TransformConfig(eval_crops=3))
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
-    scorers = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    scorers = {"similarity": similarity_scorer(model, embeddings)}
     accelerator = make_accelerator("cpu", "fp32")
     scores = score_videos(model, videos, scorers, config, accelerator, batch_size=4)
     assert scores.places.tolist() == list(range(6))
@@ -107,7 +107,7 @@ def test_unreadable_videos_are_listed_and_the_rest_is_scored(model, videos, tmp_
     records = (videos.records[0], Record(video=tmp_path / "page.mp4", label=0), videos.records[3])
     mixed = VideoSet(name="x", split="y", classes=videos.classes, words=videos.words, records=records)
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
-    scorers = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    scorers = {"similarity": similarity_scorer(model, embeddings)}
     accelerator = make_accelerator("cpu", "fp32")
     scores = score_videos(model, mixed, scorers, DataConfig(workers=1), accelerator, batch_size=2)
     assert scores.places.tolist() == [0, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from vactk.data.loading import DataConfig
 from vactk.data.records import VideoSet
 from vactk.data.subsets import with_classes
 from vactk.errors import VactkError
-from vactk.evaluate.embed import make_accelerator
+from vactk.evaluate.embed import make_accelerator, score_videos
 from vactk.evaluate.measure import measure
 from vactk.evaluate.plan import make_plan
 from vactk.evaluate.protocol import find_protocol
 from vactk.evaluate.zeroshot import evaluate, score_classes
 from vactk.models.backbone import BackboneConfig
 from vactk.models.checkpoint import ModelConfig, new_model
+from vactk.models.temporal_table import TEMPORAL
 
 CONFIG = DataConfig(num_frames=2, workers=0)
 TEMPLATES = ("{}", "a {}")
@@ -75,6 +77,47 @@ def test_every_draw_is_what_it_would_be_alone(model, root, name, unreadable):
     else:
         assert "top1_sd" not in answer
     assert all(failure.video.endswith(".avi") for failure in result.failures)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A plan of one draw: a video of each class."""
+    folder = tmp_path_factory.mktemp("few")
+    plan = make_plan(find_protocol("hmdb51/ep2"), trees.hmdb51(folder, make=trees.tiny_video))
+    videos = dataclasses.replace(plan.videos, records=plan.videos.records[::4])
+    return dataclasses.replace(
+        plan, videos=videos, draws=(dataclasses.replace(plan.draws[0], places=(0, 1, 2)),)
+    )
+
+
+@pytest.mark.parametrize("similarity", ["video", "frames"])
+@pytest.mark.parametrize("temporal", TEMPORAL)
+def test_a_protocol_scores_as_the_dataset_does(few, monkeypatch, similarity, temporal):
+    config = ModelConfig(
+        backbone=BackboneConfig(name="toy"), temporal=TEMPORAL[temporal](), similarity=similarity
+    )
+    model = new_model(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.clip.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    found = []
+
+    def kept(*args, **settings):
+        found.append(score_videos(*args, **settings))
+        return found[-1]
+
+    monkeypatch.setattr("vactk.evaluate.measure.score_videos", kept)
+    accelerator = make_accelerator("cpu", "fp32")
+    answers = []
+    for view_mean, views in itertools.product(("probabilities", "logits"), (1, 2)):
+        data = DataConfig(num_frames=3, views=views, view_mean=view_mean, workers=0)
+        measure(model, few, data, accelerator, templates=TEMPLATES, batch_size=4)
+        (by_protocol,) = found.pop().probabilities.values()
+        scores = score_classes(model, few.videos, data, accelerator, templates=TEMPLATES, batch_size=4)
+        assert torch.equal(by_protocol, scores.probabilities["similarity"])
+        answers.append(by_protocol)
+    assert not torch.equal(answers[1], answers[3])  # the views are averaged as told
 
 
 def test_a_broken_video_and_a_missing_one_count_as_wrong_and_are_listed(model, tmp_path):

@@ -8,11 +8,12 @@ import pytest
 
 from tests.examples.conftest import entries, run
 from tests.video.conftest import write_video
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.records import Record, VideoSet
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 from vactk.errors import VactkError
-from vactk.text.descriptions import match_descriptions, read_descriptions
+from vactk.text.descriptions import match_descriptions
 
 pytest.importorskip("transformers")
 

@@ -7,7 +7,7 @@ import local_models
 import pytest
 
 from tests.examples.conftest import byte_tokenizer, entries, run, save_language_model, spread
-from vactk.text.descriptions import read_descriptions
+from vactk.data.annotations.descriptions import read_descriptions
 
 pytest.importorskip("transformers")
 

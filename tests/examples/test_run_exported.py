@@ -15,8 +15,11 @@ import torch
 from typer.testing import CliRunner
 
 from vactk.cli.app import app
-from vactk.video.sampling import dense_clips, uniform_segments
-from vactk.video.transforms import TransformConfig, eval_transform
+from vactk.config import to_dict
+from vactk.data.loading import SAMPLING, M2CLIPSampling, OpenVCLIPSampling
+from vactk.video import Timeline
+from vactk.video.sampling import Clock, dense_clips, uniform_segments
+from vactk.video.transforms import SCALINGS, TransformConfig, eval_transform
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_exported.py"
 LABELS = "star growing,house moving left,a very long label"
@@ -34,25 +37,51 @@ def example():
 @pytest.mark.parametrize("num_frames", [1, 5, 12, 100])
 @pytest.mark.parametrize("views", [1, 3])
 def test_the_frames_are_vactks(example, num_frames, views):
-    found = example.frame_numbers(num_frames, 8, views, {"name": "uniform"})
+    clock = example.Clock(list(range(num_frames)), 25.0)
+    found = example.frame_numbers(clock, 8, views, {"name": "uniform"})
     assert (found == uniform_segments(num_frames, 8, num_views=views).numpy()).all()
-    found = example.frame_numbers(num_frames, 8, views, {"name": "dense", "stride": 3})
+    found = example.frame_numbers(clock, 8, views, {"name": "dense", "stride": 3})
     assert (found == dense_clips(num_frames, 8, 3, num_views=views).numpy()).all()
+
+
+@pytest.mark.parametrize("starts", ["container", "spread"])
+@pytest.mark.parametrize("stated", [0, 1, 512])
+@pytest.mark.parametrize("views", [1, 3])
+def test_so_are_those_of_the_releases(example, stated, views, starts):
+    for count in (1, 2, 40, 113, 300):
+        for rate in (12.0, 30.0, 30000 / 1001):
+            stamps = [
+                (number ^ 1 if number // 2 * 2 + 1 < count else number) * 512 for number in range(count)
+            ]
+            about = (rate, count, stated * count)
+            theirs = Clock(
+                stamps=torch.tensor(stamps), rate=rate, stated_frames=count, stated_ticks=stated * count
+            )
+            timeline = Timeline(times_s=torch.arange(count).double(), fps=rate, stated=theirs)
+            for sampling in (OpenVCLIPSampling(stride=9, starts=starts), M2CLIPSampling(stride=views - 1)):
+                name = next(name for name, kind in SAMPLING.items() if kind is type(sampling))
+                facts = {"name": name, **to_dict(sampling)}
+                found = example.frame_numbers(example.Clock(stamps, *about), 8, views, facts)
+                expected = sampling.indices(timeline, 8, views, train=False)
+                assert found.tolist() == expected.tolist(), (sampling, count, rate)
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (97, 71), (33, 50), (240, 320), (32, 32)])
 @pytest.mark.parametrize("crops", [1, 3])
-def test_the_pixels_are_vactks(example, shape, crops):
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_the_pixels_are_vactks(example, shape, crops, scaling):
     frames = torch.randint(0, 256, (2, *shape, 3), generator=torch.Generator().manual_seed(0)).byte()
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    transform = eval_transform(TransformConfig(eval_crops=crops), 32, mean, std)
+    settings = TransformConfig(eval_crops=crops, scaling=scaling, eval_short_side=36)
+    transform = eval_transform(settings, 32, mean, std)
     expected = transform(frames.permute(0, 3, 1, 2))  # (crops, T, 3, 32, 32)
     places = [0.5] if crops == 1 else [0.0, 0.5, 1.0]
-    facts = {"preprocessing": {"size": 32, "mean": mean, "std": std, "crops": places}}
+    how = {"size": 32, "short_side": 36, "scaling": scaling, "mean": mean, "std": std, "crops": places}
+    facts = {"preprocessing": how}
     found = torch.from_numpy(example.prepare(frames.numpy(), 1, facts))
     levels = ((found - expected) * torch.tensor(std)[:, None, None] * 255).abs()
     assert found.shape == expected.shape
-    assert levels.max() < 1.01  # one step of 256, where rounding differs
+    assert levels.max() < (1.01 if scaling == "clip" else 0.02)  # one step of 256, where rounding differs
     assert (levels > 0.5).float().mean() < 0.02
 
 

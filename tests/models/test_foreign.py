@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vactk.cli.models import checkpoint_recipe
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, named_config
 from vactk.models.checkpoint import ModelConfig, new_model, save_model
@@ -37,6 +38,7 @@ def test_an_openvclip_file_becomes_a_model(tmp_path):
     assert model.config.temporal == NeighbourAttentionConfig(window=1, ends="zeros")
     assert model.config.similarity == "frames"
     assert model.info["recipe"]["templates"] == "openvclip"
+    assert checkpoint_recipe(model, {}).data.view_mean == "logits"
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(model.clip.encode_video(video), source.clip.encode_video(video))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vactk.torchvision_ops  # noqa: F401
+from vactk.cli.models import checkpoint_recipe
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.checkpoint import ModelConfig, new_model
@@ -251,6 +252,7 @@ def test_a_froster_file_becomes_a_model(tmp_path):
     assert model.config.temporal == NeighbourAttentionConfig()
     assert model.config.similarity == "frames"
     assert model.info["recipe"]["templates"] == "froster"
+    assert checkpoint_recipe(model, {}).data.view_mean == "logits"
     assert model.info["import"]["format"] == "FROSTER"
     assert sorted(model.info["import"]["left_over"]) == sorted(projectors)
     own = model.clip.clip.state_dict()

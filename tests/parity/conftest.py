@@ -28,6 +28,10 @@ class Case:
         tensors = load_file(self.folder / file)
         return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
+    def rows(self, file: str) -> Any:
+        """What a JSON file of the fixture holds."""
+        return json.loads((self.folder / file).read_text())
+
     @property
     def state(self) -> dict[str, Tensor]:
         return self.load("state.safetensors")
@@ -48,6 +52,9 @@ class Case:
         else:
             entry = self.manifest["scalars"][name]
             expected = torch.tensor(entry["value"])
+        if "full_shape" in entry:
+            assert list(found.shape) == entry["full_shape"]
+            found = found[..., :: entry["stride"], :: entry["stride"]]
         atol = entry["suggested_atol"]
         message = f"{self.folder.name}: {name}"
         torch.testing.assert_close(found, expected, rtol=0, atol=atol, msg=lambda m: f"{message}: {m}")

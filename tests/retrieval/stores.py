@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from vactk.data.records import Record
-from vactk.retrieval.store import Embedded, FileState, Item, Restriction
+from vactk.retrieval.files import FileState
+from vactk.retrieval.store import Embedded, Item, Restriction
 
 DIM = 8
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from vactk.errors import VactkError
 from vactk.retrieval.cut import clip_names, cut, cut_clips, query_folder, safe_name
 from vactk.retrieval.hits import Hit
 from vactk.video.container import VideoError
-from vactk.video.read import open_video
+from vactk.video.read import Video, open_video
 
 
 def hit(video, start_s=0.5, end_s=1.5, rank=1):
@@ -122,3 +123,22 @@ def test_what_cannot_be_cut_leaves_nothing(tmp_path):
         cut(path, 0.0, 1.0, tmp_path / "taken.mp4")
     assert (tmp_path / "taken.mp4").read_bytes() == b"precious"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "taken.mp4"]
+
+
+def test_a_clip_on_which_the_decoder_hangs_is_given_up_and_leaves_nothing(tmp_path, monkeypatch):
+    good, bad = write_video(tmp_path / "good.mp4"), write_video(tmp_path / "bad.mp4")
+    honest = Video.stream
+
+    def hangs(self, **window):
+        for number, frame in enumerate(honest(self, **window)):
+            if number == 3 and self.path == bad:
+                time.sleep(60)
+            yield frame
+
+    monkeypatch.setattr(Video, "stream", hangs)
+    monkeypatch.setattr("vactk.retrieval.cut.TIMEOUT_S", 1.0)
+    monkeypatch.setattr("vactk.retrieval.cut.SLOWEST", 0.0)
+    written, failed = cut_clips([hit(bad), hit(good, rank=2)], tmp_path / "clips")
+    assert failed == [f"cannot read video '{bad}': reading it took over 1 s"]
+    assert list((tmp_path / "clips").iterdir()) == written
+    assert len(written) == 1

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from vactk.models.backbone import BackboneConfig
 from vactk.models.checkpoint import ModelConfig, new_model
 from vactk.models.frame_attention import NeighbourAttentionConfig
 from vactk.retrieval import index as indexing
+from vactk.retrieval import windows
 from vactk.retrieval.embedding import embed_texts, embed_views, model_fingerprint
 from vactk.retrieval.hits import Wanted
 from vactk.retrieval.index import check_model, embed_videos, make_facts, typical_queries, update
@@ -246,6 +249,16 @@ def test_a_video_finds_others_like_it_and_not_itself(made, tmp_path):
     assert found[0].score == pytest.approx(1, abs=1e-3)
     with pytest.raises(VactkError, match=r"gone\.mp4"):
         made.searcher().by_video(tmp_path / "gone.mp4", Wanted())
+
+
+def test_a_video_to_compare_with_is_given_up_where_it_hangs(made, tmp_path, monkeypatch):
+    made.add()
+    stranger = write_video(tmp_path / "stranger.mp4")
+    monkeypatch.setattr(windows, "open_video", lambda path, decoder: time.sleep(60))
+    searcher = made.searcher()
+    searcher.data = replace(searcher.data, timeout_s=0.5)
+    with pytest.raises(VactkError, match=r"stranger\.mp4': reading it took over 0\.5 s"):
+        searcher.by_video(stranger, Wanted())
 
 
 def test_queries_that_are_none_are_refused_and_long_ones_cut(made):

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.video.conftest import write_video
 from vactk.errors import VactkError
-from vactk.retrieval import sheet
+from vactk.retrieval import sheet, stills
 from vactk.retrieval.hits import Hit
 from vactk.retrieval.lettering import fitted, font
 from vactk.retrieval.sheet import CELL, GAP, HEADER, MARGIN, ROW, TEXT_WIDTH, contact_sheet
+from vactk.video.container import VideoError
 from vactk.video.read import open_video
 
 
@@ -50,6 +53,14 @@ def test_videos_that_vanished_become_rows_that_say_so(tmp_path):
     picture = np.asarray(Image.open(tmp_path / "sheet.jpg"))
     assert picture.shape[0] == 2 * MARGIN + 2 * HEADER + 3 * ROW
     assert cell(picture, 0, 0).std() < cell(picture, 1, 0).std()
+
+
+def test_a_video_on_which_the_decoder_hangs_is_given_up(tmp_path, monkeypatch):
+    opened = stills.open_video
+    path = write_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(stills, "open_video", lambda path: time.sleep(60) or opened(path))
+    with pytest.raises(VideoError, match=r"a\.mp4': reading it took over 0\.5 s"):
+        stills.stills(path, [0.5], 32, timeout_s=0.5)
 
 
 def test_a_sheet_never_grows_beyond_what_viewers_open(tmp_path, monkeypatch):

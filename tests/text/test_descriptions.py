@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,82 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vactk.errors import VactkError
-from vactk.text.descriptions import match_descriptions, read_descriptions, shorten
+from vactk.text.descriptions import match_descriptions, shorten
 
 VIDEOS = [Path("/data/train/run/a.mp4"), Path("/data/train/jump/a.mp4"), Path("/data/train/jump/b.mp4")]
 
 
-def write(path, *entries):
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-    return path
-
-
 def count_words(text):
     return len(text.split())
-
-
-def test_lines_of_one_video_add_up_and_spaces_are_one(tmp_path):
-    path = write(
-        tmp_path / "texts.jsonl",
-        {"video": "a.mp4", "descriptions": ["a  man\n runs "], "captions": ["kept apart"]},
-        {"video": "b.mp4", "descriptions": []},
-        {"video": "a.mp4", "descriptions": ["he stops", "he sits"]},
-    )
-    assert read_descriptions(path) == {"a.mp4": ("a man runs", "he stops", "he sits"), "b.mp4": ()}
-
-
-@given(text=st.text(min_size=1).filter(str.strip))
-def test_any_text_comes_back_in_its_words(tmp_path_factory, text):
-    path = tmp_path_factory.mktemp("any") / "texts.jsonl"
-    line = json.dumps({"video": "a.mp4", "descriptions": [text]}, ensure_ascii=not text.isprintable())
-    path.write_text(line, encoding="utf-8")
-    assert read_descriptions(path) == {"a.mp4": (" ".join(text.split()),)}
-
-
-def test_other_ends_of_lines_within_a_text_and_windows_files_are_read(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    lines = (
-        '{"video": "a.mp4", "descriptions": ["a man\u2028runs\x85on"]}',
-        "",
-        '{"video": "b", "descriptions": ["c"]}',
-    )
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
-    assert read_descriptions(path) == {"a.mp4": ("a man runs on",), "b": ("c",)}
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"video": "a.mp4", "descri', r"line 2 of '.*texts.jsonl' is not .*Unterminated string"),
-        ("[1, 2]", "line 2 .* is not "),
-        ("3", "line 2 .* is not "),
-        ('{"descriptions": ["a"]}', "line 2 .* is not .*'video'"),
-        ('{"video": "a.mp4"}', "line 2 .* is not .*'descriptions'"),
-        ('{"video": 3, "descriptions": ["a"]}', "line 2 .* must be a list of texts"),
-        ('{"video": "a.mp4", "descriptions": "a"}', "line 2 .* must be a list of texts"),
-        ('{"video": "a.mp4", "descriptions": [3]}', "line 2 .* must be a list of texts"),
-        ('{"video": "a.mp4", "descriptions": ["a", " "]}', "line 2 .* must be a list of texts"),
-    ],
-)
-def test_a_malformed_line_is_named(tmp_path, line, message):
-    path = write(tmp_path / "texts.jsonl", {"video": "b.mp4", "descriptions": ["fine"]})
-    path.write_text(path.read_text() + line)
-    with pytest.raises(VactkError, match=message):
-        read_descriptions(path)
-
-
-def test_files_that_cannot_be_read_or_say_nothing(tmp_path):
-    (tmp_path / "latin.jsonl").write_bytes(b'{"video": "\xe9"}')
-    for name in ("absent.jsonl", "latin.jsonl", "."):
-        with pytest.raises(VactkError, match="cannot read descriptions from"):
-            read_descriptions(tmp_path / name)
-    (tmp_path / "empty.jsonl").write_text("\n")
-    for path in (
-        tmp_path / "empty.jsonl",
-        write(tmp_path / "none.jsonl", {"video": "a", "descriptions": []}),
-    ):
-        with pytest.raises(VactkError, match="holds no descriptions"):
-            read_descriptions(path)
 
 
 @pytest.mark.parametrize(
@@ -179,3 +109,26 @@ def test_what_is_kept_is_the_beginning_and_fits(text, limit):
     kept = shorten(text, count_words, limit)
     assert count_words(kept) <= limit
     assert text.split()[: count_words(kept)] == kept.split()
+
+
+def test_a_video_is_found_without_its_suffix():
+    matched = match_descriptions({"jump/b": ("x",), "run/a.mp4": ("y",)}, VIDEOS)
+    assert matched.texts == (("y",), (), ("x",))
+
+
+def test_descriptions_that_are_all_the_same_are_refused():
+    with pytest.raises(VactkError, match="all 2 described videos have the same description, 'a video'"):
+        match_descriptions({"run/a.mp4": ("a video", "a video"), "b.mp4": ("a video",)}, VIDEOS)
+    assert match_descriptions({"run/a.mp4": ("a video", "x"), "b.mp4": ("a video",)}, VIDEOS).texts[1] == ()
+
+
+def test_of_enormous_texts_only_a_start_is_counted():
+    seen = []
+
+    def count(text):
+        seen.append(len(text))
+        return len(text.split())
+
+    assert shorten("word " * 1_000_000, count, 5) == "word word word word word"
+    assert shorten("x" * 1_000_000, count, 5) == "x" * 1000
+    assert max(seen) <= 1000

@@ -9,8 +9,8 @@ from vactk.text.templates import TEMPLATES, as_words, choose_templates
 def test_open_vclip_has_28_templates():
     templates = choose_templates("openvclip")
     assert len(set(templates)) == 28
-    assert templates[0].format("archery") == "a photo of archery"
-    assert "a demonstration of a person practicing archery" in [t.format("archery") for t in templates]
+    assert templates[0].format("archery") == "a photo of archery."
+    assert "a demonstration of a person practicing archery." in [t.format("archery") for t in templates]
 
 
 def test_a_template_of_ones_own():

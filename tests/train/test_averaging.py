@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from vactk.data.batches import num_steps
 from vactk.errors import VactkError
 from vactk.train.averaging import AverageConfig, WeightAverage
 
@@ -65,11 +68,25 @@ def test_the_weights_come_back_even_after_an_error():
     assert all(torch.equal(own[name], values(5)[name]) for name in own)
 
 
-def test_intervals():
-    assert AverageConfig().interval(10) == 0
-    assert AverageConfig(every_epochs=0.5).interval(10) == 5
-    assert AverageConfig(every_epochs=0.001).interval(10) == 1
-    assert AverageConfig(every_steps=7).interval(10) == 7
+def steps(config, num_records, epochs, batch_size=10):
+    return sorted(config.steps(epochs, lambda number: num_steps(num_records, batch_size, number)))
+
+
+def test_which_steps_are_averaged():
+    assert steps(AverageConfig(), 100, 3) == []
+    assert steps(AverageConfig(every_epochs=0.5), 100, 1.7) == [5, 10, 15, 17]
+    assert steps(AverageConfig(every_epochs=0.001), 100, 0.5) == [1, 2, 3, 4, 5]
+    assert steps(AverageConfig(every_epochs=1, start_epoch=2), 100, 4) == [20, 30, 40]
+    assert steps(AverageConfig(every_epochs=1, start_epoch=9), 100, 4) == [40]
+    assert steps(AverageConfig(every_steps=7), 100, 2) == [7, 14, 20]
+    assert steps(AverageConfig(every_steps=5, start_epoch=1), 100, 2) == [10, 15, 20]
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(1, 30), st.integers(0, 5))
+def test_every_epoch_is_averaged_once(num_records, batch_size, epochs, start):
+    found = steps(AverageConfig(every_epochs=1, start_epoch=start), num_records, epochs, batch_size)
+    ends = {num_steps(num_records, batch_size, epoch) for epoch in range(max(1, start), epochs + 1)}
+    assert found == sorted(ends | {num_steps(num_records, batch_size, epochs)})
 
 
 @pytest.mark.parametrize(

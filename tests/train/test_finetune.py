@@ -114,3 +114,12 @@ def test_gradient_checkpointing_and_pieces_of_a_batch_change_nothing(tmp_path, r
     one, two = weights(tmp_path / "plain"), weights(tmp_path / "changed")
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+
+
+def test_both_passes_of_a_step_see_the_same_templates(tmp_path, reporter):
+    """Mixed with nothing of the original weights, the second pass is the first one over again."""
+    both = ("task.towers=[vision, text]", "templates=openvclip", "interpolated.alphas=[0, 0]")
+    train(recipe(*both), tmp_path, resume=False, reporter=reporter)
+    assert reporter.steps
+    for step in reporter.steps:
+        assert step["interpolated_loss"] == pytest.approx(step["loss"], rel=1e-6)

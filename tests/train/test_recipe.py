@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from vactk.config import build
+from vactk.data.batches import num_steps
+from vactk.data.datasets import find_dataset
+from vactk.data.loading import UniformSampling
+from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
 from vactk.models.checkpoint import Heads, ModelConfig, new_model
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
 from vactk.train.recipe import Recipe, read_recipe, recipe_names
 from vactk.train.task import choose_trained
+from vactk.video import Timeline
 
 M2CLIP = [name for name in recipe_names() if name.startswith("m2clip")]
 
@@ -16,7 +22,7 @@ M2CLIP = [name for name in recipe_names() if name.startswith("m2clip")]
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_packaged_recipe_builds(name):
     recipe = build(Recipe, read_recipe(name))
-    assert name.endswith(recipe.dataset)
+    assert recipe.dataset in name.split("-")
 
 
 @pytest.mark.parametrize("name", M2CLIP)
@@ -32,6 +38,38 @@ def test_the_published_settings():
     assert k400.data.views * k400.data.transform.eval_crops == 12
     assert ssv2.data.views * ssv2.data.transform.eval_crops == 3
     assert ssv2.data.transform.flip == 0
+    assert peak_lr(k400.optim, k400.run.batch_size) == pytest.approx(2.8125e-4)
+    assert peak_lr(ssv2.optim, ssv2.run.batch_size) == pytest.approx(5e-4)
+    for name in M2CLIP:
+        recipe = build(Recipe, read_recipe(name))
+        if recipe.dataset != "shapes":
+            assert (recipe.optim.first, recipe.optim.clip_grad_norm, recipe.task.gather) == (0, 0, False)
+    for size in ("", "-b32", "-l14"):
+        recipe = build(Recipe, read_recipe(f"openvclip-k400{size}"))
+        assert peak_lr(recipe.optim, 64) * recipe.optim.first == pytest.approx(3.33e-8)
+        assert recipe.data.transform.short_side == (224, 256)
+        assert (recipe.interpolated.weight, recipe.interpolated.alphas) == (0.5, (0.0, 0.6))
+        averaged = recipe.average.steps(recipe.run.epochs, lambda epochs: num_steps(240_001, 64, epochs))
+        assert len(averaged) == 21
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("base: openvclip-k400-l14\noptim: {lr: 1}\ndata: {sampling: uniform}\n")
+    own, base = (build(Recipe, read_recipe(name)) for name in (str(path), "openvclip-k400-l14"))
+    assert (own.model.backbone.name, own.optim.lr, own.data.sampling) == ("ViT-L-14", 1, UniformSampling())
+    assert own.run == base.run
+    path.write_text("base: openvclip-k40\n")
+    with pytest.raises(VactkError, match="unknown recipe 'openvclip-k40'; did you mean"):
+        read_recipe(str(path))
+
+
+def test_fine_tuning_on_ssv2_neither_flips_nor_samples_a_stretch_that_its_clips_lack():
+    recipe = build(Recipe, read_recipe(find_dataset("ssv2").finetune_recipe))
+    assert (recipe.dataset, recipe.data.transform.flip) == ("ssv2", 0)
+    times_s = torch.arange(40) / 12
+    chosen = recipe.data.sampling.indices(Timeline(times_s=times_s, fps=12), 8, 1, train=False)
+    assert chosen.unique().numel() == 8
 
 
 @pytest.mark.parametrize(("name", "places"), [("m2clip-k400", 12), ("m2clip-ssv2", 24)])

@@ -40,7 +40,7 @@ def make(kind: str, folder: Path) -> Path:
     [
         ("missing", "no such file"),
         ("folder", "it is a folder"),
-        ("pipe", "it is not a file"),
+        ("pipe", "it is not a regular file"),
         ("empty", r"the file is empty \(0 bytes\)"),
         ("html", "it is a web page"),
         ("lfs", "git lfs pull"),

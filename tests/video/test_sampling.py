@@ -6,7 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vactk.video.sampling import dense_clips, uniform_segments
+from vactk.video.sampling import (
+    Clock,
+    by_stamp,
+    dense_clips,
+    m2clip_clips,
+    m2clip_segments,
+    openvclip_clips,
+    openvclip_starts,
+    uniform_segments,
+)
 
 lengths, counts, views = st.integers(1, 400), st.integers(1, 40), st.integers(1, 6)
 strides = st.one_of(st.integers(1, 20), st.floats(0.25, 20))
@@ -106,3 +115,69 @@ def test_impossible_counts_are_refused():
         dense_clips(9, 8, 1, num_views=0)
     with pytest.raises(ValueError, match="stride must be above 0, not 0"):
         dense_clips(9, 8, 0)
+
+
+def clocks():
+    rates = st.sampled_from([0.5, 12.0, 25.0, 30000 / 1001, 60.0])
+    ticks = st.sampled_from([0, 1, 512])
+    return st.builds(_clock, lengths, rates, ticks, st.sampled_from([-1, 0, 1]))
+
+
+def _clock(num_frames, rate, step, wrong):
+    """A container whose header may count one frame too many or too few, or none."""
+    stated = max(0, num_frames + wrong)
+    return Clock(
+        stamps=torch.arange(num_frames) * max(step, 1),
+        rate=rate,
+        stated_frames=stated,
+        stated_ticks=stated * step,
+    )
+
+
+@given(clocks(), counts, st.integers(1, 40), views, st.none() | st.integers(0, 99))
+def test_views_by_the_clock_are_in_range_and_sorted(clock, count, stride, num_views, seed):
+    about = {"target_fps": 30.0, "num_views": num_views}
+    generator = None if seed is None else seeded(seed)
+    starts = openvclip_starts(clock, count, stride, generator=generator, **about)
+    indices = openvclip_clips(clock, count, stride, starts, target_fps=30.0)
+    holds_in_range(indices, len(clock.stamps), num_views, count)
+
+
+@given(lengths, counts, st.integers(0, 40), views, st.none() | st.integers(0, 99))
+def test_m2clips_views_are_in_range_and_sorted(num_frames, count, stride, num_views, seed):
+    about = {"num_views": num_views, "generator": None if seed is None else seeded(seed)}
+    if stride:
+        indices = m2clip_clips(num_frames, count, stride, **about)
+    else:
+        indices = m2clip_segments(num_frames, count, **about)
+    holds_in_range(indices, num_frames, num_views, count)
+
+
+@pytest.mark.parametrize("ticks", [0, 512])
+def test_a_view_covers_the_same_time_at_every_frame_rate(ticks):
+    seconds = []
+    for rate in (15.0, 30.0, 60.0):
+        count = int(20 * rate)
+        clock = Clock(stamps=torch.arange(count) * 512, rate=rate, stated_ticks=ticks * count)
+        (view,) = openvclip_clips(clock, 8, 16, [0.0], target_fps=30.0)
+        seconds.append(float(view[5]) / rate)
+    assert max(seconds) - min(seconds) < 0.1
+
+
+def test_frames_are_taken_by_their_stamps_whatever_order_they_come_in():
+    stamps = torch.tensor([1, 2, 4, 3, 5, 7, 6, 8])
+    clock = Clock(stamps=stamps, rate=1.0)
+    chosen = openvclip_clips(clock, 8, 1, [0.0], target_fps=1.0)[0]
+    assert stamps[chosen].tolist() == sorted(stamps.tolist())
+    assert by_stamp(torch.tensor([3, 1, 3, 2])).tolist() == [1, 3, 2]
+
+
+def test_a_part_of_a_video_is_sampled_like_a_file_of_its_own():
+    clock = Clock(stamps=torch.arange(300) * 512, rate=30.0, stated_frames=300, stated_ticks=300 * 512)
+    own = Clock(stamps=torch.arange(200) * 512, rate=30.0, stated_frames=200, stated_ticks=200 * 512)
+    part = clock.part(50, 250)
+    assert clock.part(0, 300) is clock
+    starts = openvclip_starts(part, 8, 16, target_fps=30.0, num_views=3)
+    assert starts == openvclip_starts(own, 8, 16, target_fps=30.0, num_views=3)
+    found, expected = (openvclip_clips(c, 8, 16, starts, target_fps=30.0) for c in (part, own))
+    assert torch.equal(found, expected)

@@ -18,7 +18,7 @@ VARIED = {
     "plain": TransformConfig(),
     "jitter": TransformConfig(crop="jitter", short_side=(40, 60)),
     "everything": TransformConfig(
-        randaugment_ops=4, randaugment_magnitude=15, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=1.0
+        randaugment_ops=4, randaugment_magnitude=5, color_jitter=(0.4, 0.4, 0.4, 0.1), erasing=1.0
     ),
 }
 
@@ -124,7 +124,10 @@ def test_one_crop_is_the_middle_of_three():
         ({"flip": 1.5}, "setting 'flip' is 1.5, must be a probability"),
         ({"erasing": -0.1}, "setting 'erasing'"),
         ({"randaugment_ops": -1}, "setting 'randaugment_ops'"),
-        ({"randaugment_magnitude": 31}, "setting 'randaugment_magnitude' is 31, must be 0 to 30"),
+        ({"randaugment_magnitude": 11}, "setting 'randaugment_magnitude' is 11, must be 0 to 10"),
+        ({"randaugment_spread": -1}, "setting 'randaugment_spread' is -1, must be 0 or more"),
+        ({"scaling": "openclip"}, "unknown scaling 'openclip'; did you mean 'openvclip'"),
+        ({"eval_short_side": -1}, "setting 'eval_short_side' is -1, must be 0 or more"),
         ({"color_jitter": (0.1, 0.1, 0.1, 0.9)}, "setting 'color_jitter'"),
     ],
 )

@@ -35,7 +35,8 @@ Shots = Annotated[
 Descriptions = Annotated[
     Path | None,
     typer.Option(
-        help='Lines {"video": PATH, "descriptions": [TEXT, ...]}: align the training videos with them.',
+        help='Texts to align the training videos with: lines {"video": PATH, "descriptions": [TEXT, ...]}, a CSV '
+        "with columns video and description, or a .pt with a dictionary of texts.",
         rich_help_panel=DATA,
     ),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import Display, display, percent, print_json, print_table
+from vactk.cli.display import Display, display, percent, print_json, print_line, print_table
 from vactk.cli.labels import read_labels
 from vactk.cli.launch import run_on
 from vactk.cli.models import load_for_testing
@@ -234,7 +234,7 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
-    from vactk.evaluate.zeroshot import as_json
+    from vactk.evaluate.zeroshot import as_json, note_lines
     from vactk.text.templates import as_words
 
     model, recipe = load_for_testing(asked.checkpoint, asked.overrides, {}, shown.message)
@@ -259,6 +259,7 @@ def _on_files(asked: Asked, paths: list[Path], given: str | None, shown: Display
         "predictions": predictions,
         "failed": as_json(scores.failures),
         "partial": as_json(scores.partial),
+        "notes": note_lines(scores.notes),
     }
 
 
@@ -327,6 +328,7 @@ def _print_accuracy(result: dict[str, Any]) -> None:
     title = f"Zero-shot accuracy of {result['model']}, %\n{describe_conditions(result)}, by {result['by']}"
     print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
     _print_problems(result)
+    _print_notes(result)
 
 
 def _print_predictions(result: dict[str, Any]) -> None:
@@ -339,6 +341,12 @@ def _print_predictions(result: dict[str, Any]) -> None:
     places = [f"{number}." for number in range(1, 1 + max((len(row) - 1 for row in rows), default=0))]
     print_table("What the videos show", ("video", *places), rows)
     _print_problems(result)
+    _print_notes(result)
+
+
+def _print_notes(result: dict[str, Any]) -> None:
+    for note in result["notes"]:
+        print_line(note)
 
 
 def _print_problems(result: dict[str, Any]) -> None:

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from vactk.data.annotations.entries import Annotations
 from vactk.data.classes import ClassIndex, known_classes
-from vactk.data.official import Reader, find_hmdb51, find_kinetics, find_msrvtt, find_ssv2, find_ucf101
+from vactk.data.official import (
+    Reader,
+    few_shot_list,
+    find_hmdb51,
+    find_kinetics,
+    find_msrvtt,
+    find_ssv2,
+    find_ucf101,
+    with_few_shot_lists,
+)
 from vactk.data.records import VideoSet
 from vactk.data.resolve import resolve
 from vactk.data.roots import config_path, places
@@ -36,6 +45,7 @@ class Benchmark:
     num_classes: int
     counts: dict[str, int] = field(default_factory=dict)  # published number of videos of each split
     labelled: bool = True  # False: captions, no classes
+    finetune_recipe: str = "openvclip-k400"
 
     def load(self, split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
         """A split with its files. Raises VactkError where the dataset or all of its videos are not there."""
@@ -43,6 +53,11 @@ class Benchmark:
 
     def read(self, found: Opened, split: str, *, strict: bool = True) -> VideoSet:
         """A split of an open benchmark; for `strict`, see `resolve`."""
+        listing = few_shot_list(split)
+        if listing and split not in found.annotations.splits:
+            raise VactkError(
+                f"{self.name} has no split '{split}': put ViFi-CLIP's {listing} under '{found.tree.root}'"
+            )
         entries = pick(found.annotations.splits, split, f"split of {self.name}")
         published = self.counts.get(split, len(entries))
         notes = list(found.annotations.problems)
@@ -80,7 +95,7 @@ class Benchmark:
             tree = Tree.scan(place.folder, use_index=use_index)
             annotations = self.find(tree)
             if annotations is not None:
-                return Opened(tree, annotations)
+                return Opened(tree, with_few_shot_lists(annotations, self.train_split, tree))
             looked.append(f"'{place.folder}' ({place.said_by}): no annotation files of {self.name}")
         raise VactkError(self._absent(looked))
 
@@ -189,6 +204,7 @@ BENCHMARKS = {
             train_split="train",
             eval_splits=("val",),
             recipe="m2clip-ssv2",
+            finetune_recipe="openvclip-ssv2",
             num_classes=174,
             counts={"train": 168913, "val": 24777, "test": 27157},
         ),
@@ -198,7 +214,10 @@ BENCHMARKS = {
             folders=("msrvtt", "MSRVTT", "msr-vtt", "MSR-VTT"),
             page="https://www.microsoft.com/en-us/research/publication/"
             "msr-vtt-a-large-video-description-dataset-for-bridging-video-and-language/",
-            fetch=("MSRVTT.zip", "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split"),
+            fetch=(
+                "MSRVTT.zip, or train_val_videos.zip, test_videos.zip and the two videodatainfo.json",
+                "MSRVTT_JSFUSION_test.csv and MSRVTT_train.9k.csv for the 1k-A split",
+            ),
             find=find_msrvtt,
             train_split="train9k",
             eval_splits=("test1k",),

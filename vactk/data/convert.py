@@ -15,7 +15,7 @@ import numpy as np
 from vactk.data.tree import Tree
 from vactk.data.workers import BatchReader
 from vactk.errors import VactkError
-from vactk.video.container import VideoError, VideoWarning, open_container, reason
+from vactk.video.container import VideoError, VideoWarning, create_container, open_container, reason
 from vactk.video.encode import H264Stream
 from vactk.video.pictures import RGBConverter
 from vactk.video.read import open_video
@@ -85,7 +85,7 @@ class Converter:
             short_side = min(self.short_side, video.height, video.width)
             height, width = video.read([0], short_side=short_side).shape[-2:]
             warning = video.warning
-        with atomic_path(job.target) as temporary, av.open(str(temporary), "w", format="mp4") as output:
+        with atomic_path(job.target) as temporary, create_container(temporary) as output:
             stream = H264Stream(
                 output, height, width, fps=fps, crf=self.crf, keyframe_every=self.keyframe_every
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vactk.data.benchmarks import ALIASES, BENCHMARKS, Benchmark
+from vactk.data.official import few_shot_list
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
 from vactk.data.subsets import with_classes
@@ -45,12 +46,17 @@ class Dataset:
 def find_dataset(name: str) -> Dataset:
     """The dataset called `name`, or the user's folder or list of that path.
 
-    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the others. Raises
-    VactkError with the nearest match when there is none.
+    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the others;
+    `hmdb51/few-shot-16` and `hmdb51/base-s1` are trained on by ViFi-CLIP's lists. Raises VactkError with the
+    nearest match when there is none.
     """
-    whole, _, half = name.partition("/")
-    if half in HALVES and ALIASES.get(whole.lower(), whole) in BENCHMARKS:
-        return _half(BENCHMARKS[ALIASES.get(whole.lower(), whole)], half)
+    whole, _, part = name.partition("/")
+    benchmark = BENCHMARKS.get(ALIASES.get(whole.lower(), whole))
+    if benchmark is not None and part in HALVES:
+        return _half(benchmark, part)
+    if benchmark is not None and few_shot_list(part):
+        whole_or_half = _half(benchmark, "base") if part.startswith("base") else _public_dataset(benchmark)
+        return dataclasses.replace(whole_or_half, train_split=part)
     known = ALIASES.get(name.lower(), name)
     if known not in DATASETS and is_user_data(name):
         return _user_dataset(Path(name))
@@ -89,6 +95,7 @@ def _public_dataset(benchmark: Benchmark) -> Dataset:
         train_split=benchmark.train_split,
         eval_splits=benchmark.eval_splits,
         recipe=benchmark.recipe,
+        finetune_recipe=benchmark.finetune_recipe,
         test_split=benchmark.eval_splits[-1],
         labelled=benchmark.labelled,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,14 @@ from vactk.data.workers import BatchReader, usable_processors
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning
 from vactk.video.read import Timeline, sample_video
-from vactk.video.sampling import dense_clips, uniform_segments
+from vactk.video.sampling import (
+    dense_clips,
+    m2clip_clips,
+    m2clip_segments,
+    openvclip_clips,
+    openvclip_starts,
+    uniform_segments,
+)
 from vactk.video.transforms import TransformConfig, eval_transform, train_transform
 
 Sampler = Callable[[Timeline], Tensor]
@@ -30,10 +38,14 @@ Sampler = Callable[[Timeline], Tensor]
 class UniformSampling:
     """One frame from each of equal segments: random within it in training, its centre in testing."""
 
-    def indices(self, num_video_frames: int, num_frames: int, views: int, *, train: bool) -> Tensor:
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return num_frames
+
+    def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
         generator = torch.default_generator if train else None
-        return uniform_segments(num_video_frames, num_frames, num_views=views, generator=generator)
+        return uniform_segments(timeline.num_frames, num_frames, num_views=views, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +58,78 @@ class DenseSampling:
         if self.stride < 1:
             raise VactkError(f"stride must be at least 1, got {self.stride}")
 
-    def indices(self, num_video_frames: int, num_frames: int, views: int, *, train: bool) -> Tensor:
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) + 1
+
+    def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
         """Frame numbers (V, T)."""
         generator = torch.default_generator if train else None
-        return dense_clips(num_video_frames, num_frames, self.stride, num_views=views, generator=generator)
+        return dense_clips(timeline.num_frames, num_frames, self.stride, num_views=views, generator=generator)
 
 
-SAMPLING = {"uniform": UniformSampling, "dense": DenseSampling}
+@dataclass(frozen=True, kw_only=True)
+class OpenVCLIPSampling:
+    """The frames that Open-VCLIP's release takes, by what the container says of its time."""
+
+    stride: int = 16  # frames from one to the next in a video of `fps`
+    fps: float = 30.0  # frames per second that strides are counted in
+    # where several views start: by whether the container states a duration, or always from end to end, as the
+    # released scripts for HMDB51 have it
+    starts: Literal["container", "spread"] = "container"
+
+    def __post_init__(self) -> None:
+        if self.stride < 1 or self.fps <= 0:
+            raise VactkError(f"stride must be at least 1 and fps above 0, got {self.stride} and {self.fps}")
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) / self.fps * timeline.clock.rate
+
+    def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
+        """Frame numbers (V, T)."""
+        generator = torch.default_generator if train else None
+        clock = timeline.clock
+        if self.starts == "spread":
+            clock = dataclasses.replace(clock, stated_ticks=0)
+        starts = openvclip_starts(
+            clock, num_frames, self.stride, target_fps=self.fps, num_views=views, generator=generator
+        )
+        return openvclip_clips(clock, num_frames, self.stride, starts, target_fps=self.fps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class M2CLIPSampling:
+    """The frames that M2-CLIP's release takes."""
+
+    stride: int = 16  # frames from one to the next; 0: one of each of equal segments
+
+    def __post_init__(self) -> None:
+        if self.stride < 0:
+            raise VactkError(f"stride must be at least 0, got {self.stride}")
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """How many frames of a video a view needs, if none is to be repeated."""
+        return self.stride * (num_frames - 1) + 1 if self.stride else num_frames
+
+    def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
+        """Frame numbers (V, T)."""
+        generator = torch.default_generator if train else None
+        order = timeline.clock.order
+        if self.stride:
+            found = m2clip_clips(len(order), num_frames, self.stride, num_views=views, generator=generator)
+        else:
+            found = m2clip_segments(len(order), num_frames, num_views=views, generator=generator)
+        return order[found]
+
+
+Sampling = UniformSampling | DenseSampling | OpenVCLIPSampling | M2CLIPSampling
+SAMPLING = {
+    "uniform": UniformSampling,
+    "dense": DenseSampling,
+    "openvclip": OpenVCLIPSampling,
+    "m2clip": M2CLIPSampling,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +139,7 @@ class DataConfig:
     num_frames: int = 8  # frames in a view
     views: int = 1  # temporal views of a video in testing; training takes one
     view_mean: Literal["probabilities", "logits"] = "probabilities"  # of views and crops, what is averaged
-    sampling: UniformSampling | DenseSampling = field(
-        default_factory=UniformSampling, metadata=settings.table(SAMPLING, "sampling")
-    )
+    sampling: Sampling = field(default_factory=UniformSampling, metadata=settings.table(SAMPLING, "sampling"))
     transform: TransformConfig = field(default_factory=TransformConfig)
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     workers: int = -1  # processes that read videos; -1: one less than the processors, 8 at most
@@ -107,6 +182,26 @@ class Problem(NamedTuple):
     message: str
 
 
+SHORT = "are shorter than a view, which repeats frames of theirs"
+UNTIMED = "have frames without time stamps, which are taken to be evenly spaced"
+NO_RATE = "have no frame rate in their headers, for which the average of their time stamps stands"
+UNCOUNTED = "have no number of frames in their headers, for which those that decode are counted"
+
+
+def sampling_notes(sampling: Sampling, timeline: Timeline, num_frames: int) -> tuple[str, ...]:
+    """What had to be chosen for a video, as what is said of all such videos."""
+    notes = [SHORT] if timeline.num_frames < sampling.span(timeline, num_frames) else []
+    if isinstance(sampling, OpenVCLIPSampling):
+        stated = timeline.stated
+        if stated is None:
+            notes.append(UNTIMED)
+        elif not stated.rate_is_stated:
+            notes.append(NO_RATE)
+        elif stated.stated_ticks and not stated.stated_frames:
+            notes.append(UNCOUNTED)
+    return tuple(notes)
+
+
 class Item(NamedTuple):
     """One record, read or failed."""
 
@@ -114,6 +209,7 @@ class Item(NamedTuple):
     label: int
     views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
     problem: Problem | None
+    notes: tuple[str, ...] = ()  # what had to be chosen in sampling it
     draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
 
 
@@ -126,6 +222,7 @@ class Batch(NamedTuple):
     draws: Tensor  # (B,) float32, uniform in [0, 1)
     failures: list[Problem]
     partial: list[Problem]  # read as far as they go
+    notes: list[str]  # what had to be chosen, once for each video that it was chosen for
 
 
 class VideoDataset(Dataset[Item]):
@@ -157,12 +254,12 @@ class VideoDataset(Dataset[Item]):
             warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
             torch.manual_seed(derive_seed(self.seed, epoch, index))
             try:
-                views, warning = self._read(record)
+                views, warning, notes = self._read(record)
             except VideoError as error:
                 return Item(index, label, None, Problem(index, str(record.video), str(error)))
             draw = float(torch.rand(()))
         problem = None if warning is None else Problem(index, str(record.video), warning)
-        return Item(index, label, views, problem, draw)
+        return Item(index, label, views, problem, notes, draw)
 
     def failed(self, key: Key, reason: str) -> Item:
         """What stands for a record whose reading hung or crashed."""
@@ -172,13 +269,15 @@ class VideoDataset(Dataset[Item]):
         message = str(VideoError(record.video, reason))
         return Item(index, label, None, Problem(index, str(record.video), message))
 
-    def _read(self, record: Record) -> tuple[Tensor, str | None]:
-        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; and what was wrong."""
+    def _read(self, record: Record) -> tuple[Tensor, str | None, tuple[str, ...]]:
+        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; what was wrong, or chosen."""
         config, views = self.config, 1 if self.train else self.config.views
+        notes: tuple[str, ...] = ()
 
         def sampler(timeline: Timeline) -> Tensor:
-            count = timeline.num_frames
-            return config.sampling.indices(count, config.num_frames, views, train=self.train).flatten()
+            nonlocal notes
+            notes = sampling_notes(config.sampling, timeline, config.num_frames)
+            return config.sampling.indices(timeline, config.num_frames, views, train=self.train).flatten()
 
         sample = None if self.cache is None else self.cache.sample(record, sampler)
         if sample is None:
@@ -188,9 +287,9 @@ class VideoDataset(Dataset[Item]):
         clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.picture)
-            return transform(clips[0])[None], sample.warning
+            return transform(clips[0])[None], sample.warning, notes
         crops = eval_transform(config.transform, *self.picture)
-        return torch.cat([crops(clip) for clip in clips]), sample.warning
+        return torch.cat([crops(clip) for clip in clips]), sample.warning, notes
 
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchReader[Key, Item, Batch]:
@@ -220,6 +319,7 @@ def collate(items: list[Item]) -> Batch:
         draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
         failures=[item.problem for item in items if item.problem is not None and item.views is None],
         partial=[item.problem for item in items if item.problem is not None and item.views is not None],
+        notes=[note for item in items for note in item.notes],
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
 from vactk.data.annotations.entries import Annotations, Entry
 from vactk.data.annotations.hmdb51 import read_hmdb51
 from vactk.data.annotations.kinetics import read_kinetics_csv, read_kinetics_json
-from vactk.data.annotations.msrvtt import read_msrvtt_csv, read_msrvtt_json
+from vactk.data.annotations.lists import read_list
+from vactk.data.annotations.msrvtt import read_caption_numbers, read_msrvtt_csv, read_msrvtt_json
 from vactk.data.annotations.ssv2 import read_ssv2_answers, read_ssv2_labels, read_ssv2_list
 from vactk.data.annotations.ucf101 import read_ucf101
 from vactk.data.classes import known_classes
@@ -28,6 +30,39 @@ def find_ucf101(tree: Tree) -> Annotations | None:
     """The folder of classInd.txt, usually ucfTrainTestlist."""
     found = tree.matching("classInd.txt")
     return read_ucf101(found[0].parent) if found else None
+
+
+# ViFi-CLIP's lists of a few training videos, a name and a number a line, by the split that each is read as.
+FEW_SHOT_LISTS = {"few-shot-": "train1_few_shot_{}.txt", "base-s": "fs_base_s{}_train.txt"}
+
+
+def few_shot_list(split: str) -> str | None:
+    """The file that lists a split such as `few-shot-16` or `base-s1`; None for other splits."""
+    prefix = split.rstrip("0123456789")
+    return FEW_SHOT_LISTS[prefix].format(split[len(prefix) :]) if prefix in FEW_SHOT_LISTS else None
+
+
+def with_few_shot_lists(found: Annotations, train_split: str, tree: Tree) -> Annotations:
+    """The same with a split for each of ViFi-CLIP's lists.
+
+    Classes are those of the training split's videos of these names: ViFi-CLIP's numbers of HMDB51 differ from its
+    own class table. A list of which no video is in the training split is another dataset's.
+    """
+    known = {entry.key: entry for entry in found.splits.get(train_split, ())}
+    splits, problems = dict(found.splits), list(found.problems)
+    for prefix, pattern in FEW_SHOT_LISTS.items():
+        before, after = pattern.split("{}")
+        for path in tree.matching(pattern.format("*")):
+            keys = [entry.key for entry in read_list(path).entries]
+            if not any(key in known for key in keys):
+                continue
+            split = f"{prefix}{path.name[len(before) : -len(after)]}"
+            splits.setdefault(split, tuple(known[key] for key in keys if key in known))
+            strangers = [key for key in keys if key not in known]
+            if strangers:
+                such = f"that are not in {train_split}, such as '{strangers[0]}'"
+                problems.append(f"'{path}' lists {len(strangers):,} videos {such}")
+    return dataclasses.replace(found, splits=splits, problems=tuple(problems))
 
 
 def find_kinetics(dataset: str) -> Reader:
@@ -60,30 +95,71 @@ def find_ssv2(tree: Tree) -> Annotations | None:
     return Annotations(classes=read_ssv2_labels(labels[0]).classes, splits=splits)
 
 
+# The lists that name a split of MSR-VTT, in the order of preference.
+MSRVTT_LISTS = {
+    "train": ("train_list_full.txt",),
+    "val": ("val_list_full.txt",),
+    "test": ("test_list_full.txt",),
+    "test1k": ("*JSFUSION*.csv",),
+    "train9k": ("*train*9k*.csv", "*train*9k*.txt", "*train*jsfusion*.txt", "*jsfusion*train*.txt"),
+    "train7k": ("*train*7k*.csv", "*train*7k*.txt"),
+}
+
+
 def find_msrvtt(tree: Tree) -> Annotations | None:
     """The official splits `train`, `val`, `test`, all of them as `full`, and the lists of 1k-A.
 
     `test1k` is the test of 1k-A with its one caption a video; `train9k` and `train7k` are its training
     lists, with the captions of the JSON. Without a list of 9k, it is all but the 1k videos.
     """
-    files = [*tree.matching("MSRVTT_data*.json"), *tree.matching("*videodatainfo*.json")]
-    official = [read_msrvtt_json(path) for path in files]
-    splits = _first_of_each(official)
-    everything = [entry for entries in splits.values() for entry in entries]
-    if everything:
-        splits["full"] = tuple(everything)
-    by_id = {entry.video: entry for entry in everything}
-    patterns = {"test1k": "*JSFUSION*.csv", "train9k": "*train*9k*.csv", "train7k": "*train*7k*.csv"}
-    for name, pattern in patterns.items():
-        for path in tree.matching(pattern)[:1]:
+    found = [read_msrvtt_json(path) for path in tree.matching("MSRVTT_data*.json", "*videodatainfo*.json")]
+    whole = [read_msrvtt_json(path) for path in tree.matching("MSR_VTT.json")]
+    splits = _first_of_each(found)
+    problems = [problem for annotations in found for problem in annotations.problems]
+    unsplit = {entry.video: entry for annotations in whole for entry in annotations.entries}
+    by_id = unsplit | {entry.video: entry for entries in splits.values() for entry in entries}
+    for name, patterns in MSRVTT_LISTS.items():
+        for path in tree.matching(*patterns)[:1] if name not in splits else ():
             listed = read_msrvtt_csv(path).entries
             splits[name] = tuple(e if e.captions else by_id.get(e.video, e) for e in listed)
+            problems += _without_captions(path, splits[name], by_id)
+    if "test1k" not in splits:
+        tested, trouble = _jsfusion_test(tree, unsplit)
+        splits |= {"test1k": tested} if tested else {}
+        problems += trouble
+    if by_id:
+        splits["full"] = tuple(by_id.values())
     if "test1k" in splits and by_id and "train9k" not in splits:
-        tested = {entry.video for entry in splits["test1k"]}
-        splits["train9k"] = tuple(entry for entry in everything if entry.video not in tested)
-    if not splits:
-        return None
-    return Annotations(splits=splits, problems=tuple(p for found in official for p in found.problems))
+        held_out = {entry.video for entry in splits["test1k"]}
+        splits["train9k"] = tuple(entry for entry in by_id.values() if entry.video not in held_out)
+    return Annotations(splits=splits, problems=tuple(problems)) if splits else None
+
+
+def _without_captions(path: Path, entries: Sequence[Entry], by_id: dict[str, Entry]) -> list[str]:
+    bare = [entry.video for entry in entries if not entry.captions]
+    if not bare or not by_id:
+        return []
+    return [f"{path.name} lists {len(bare):,} videos that no caption describes, such as '{bare[0]}'"]
+
+
+def _jsfusion_test(tree: Tree, by_id: dict[str, Entry]) -> tuple[tuple[Entry, ...], list[str]]:
+    """1k-A's test by its list of ids and the number of each video's caption, or why it cannot be told."""
+    lists = tree.matching("val_list_jsfusion.txt", "jsfusion_val_list.txt")
+    if not lists:
+        return (), []
+    tables = tree.matching("*jsfusion_val_caption_idx.pkl")
+    numbers = read_caption_numbers(tables[0]) if tables else {}
+    entries = []
+    for listed in read_msrvtt_csv(lists[0]).entries:
+        captions = by_id.get(listed.video, listed).captions
+        number = numbers.get(listed.video, -1)
+        if not 0 <= number < len(captions):
+            what = f"{lists[0].name} does not say with which caption 1k-A asks for '{listed.video}'"
+            return (), [
+                f"{what}: add MSRVTT_JSFUSION_test.csv, or MSR_VTT.json and jsfusion_val_caption_idx.pkl"
+            ]
+        entries.append(dataclasses.replace(by_id[listed.video], captions=(captions[number],)))
+    return tuple(entries), []
 
 
 def _first_of_each(tables: Iterable[Annotations]) -> dict[str, tuple[Entry, ...]]:

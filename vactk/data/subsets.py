@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
@@ -11,13 +11,18 @@ from vactk.data.classes import known_classes, match_key
 from vactk.data.records import VideoSet
 
 
-def random_half(classes: Sequence[str], seed: str) -> tuple[int, ...]:
-    """Half of the classes, rounded down: those whose names' hashes with `seed` come first. In class order."""
+def random_halves(num_classes: int, draws: int, seed: int) -> list[tuple[int, ...]]:
+    """Return `draws` random halves of the classes, rounded down and in class order, from one seeded generator.
 
-    def rank(number: int) -> str:
-        return hashlib.sha256(f"{seed}:{match_key(classes[number])}".encode()).hexdigest()
-
-    return tuple(sorted(sorted(range(len(classes)), key=rank)[: len(classes) // 2]))
+    The draws of Open-VCLIP's release (zs_label_db/*_half_test): each shuffles 0..n-1 anew and keeps the first half.
+    """
+    generator = random.Random(seed)
+    halves = []
+    for _ in range(draws):
+        numbers = list(range(num_classes))
+        generator.shuffle(numbers)
+        halves.append(tuple(sorted(numbers[: num_classes // 2])))
+    return halves
 
 
 def base_and_novel(labels: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from vactk.data.loading import Batch, DataConfig, Picture, Problem, VideoDataset
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel
-from vactk.models.pooling import Similarity, pool_frames
+from vactk.models.pooling import pool_frames
 from vactk.models.video_clip import VideoFeatures
 
 Scorer = Callable[[VideoFeatures], Tensor]  # features of B views -> logits (B, C)
@@ -33,6 +34,7 @@ class Scores:
     probabilities: dict[str, Tensor]  # for each scorer (N, C), mean over a video's views
     failures: list[Problem]
     partial: list[Problem]  # scored by the part that could be read
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
 
 def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
@@ -101,8 +103,9 @@ def class_embeddings(
     return F.normalize(per_class.mean(dim=1), dim=-1)
 
 
-def similarity_scorer(classes: Tensor, scale: Tensor, similarity: Similarity = "video") -> Scorer:
-    """Logits by scaled cosine similarity to class embeddings (C, E) of unit norm; see `pool_frames`."""
+def similarity_scorer(model: VideoModel, classes: Tensor) -> Scorer:
+    """Logits by the model's own similarity, scaled, to class embeddings (C, E) of unit norm; see `pool_frames`."""
+    scale, similarity = model.clip.logit_scale.detach(), model.config.similarity
     return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T
 
 
@@ -161,12 +164,14 @@ def score_variants(
     rows: list[list[Row]] = [[] for _ in variants]
     failures: list[Problem] = []
     partial: list[Problem] = []
+    notes: Counter[str] = Counter()
     was_training = model.clip.training
     model.train(False)
     try:
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
             failures.extend(batch.failures)
             partial.extend(batch.partial)
+            notes.update(batch.notes)
             _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.places):
@@ -177,22 +182,27 @@ def score_variants(
     finally:
         model.train(was_training)
     failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
+    chosen = dict(sum(gather_object([notes]), Counter()))
     _check_failures(failures, max_failed, len(dataset))
     return [
-        _as_scores(gather_object(found), variant.scorers, failures, partial)
+        _as_scores(gather_object(found), variant.scorers, failures, partial, chosen)
         for variant, found in zip(variants, rows, strict=True)
     ]
 
 
 def _as_scores(
-    rows: list[Row], scorers: Mapping[str, Scorer], failures: list[Problem], partial: list[Problem]
+    rows: list[Row],
+    scorers: Mapping[str, Scorer],
+    failures: list[Problem],
+    partial: list[Problem],
+    notes: dict[str, int],
 ) -> Scores:
     rows = sorted(rows, key=lambda row: row[0])
     places = torch.tensor([place for place, _ in rows], dtype=torch.long)
     probabilities = {
         name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in scorers
     }
-    return Scores(places, probabilities, failures, partial)
+    return Scores(places, probabilities, failures, partial, notes)
 
 
 def _check_failures(failures: list[Problem], max_failed: float, num_videos: int) -> None:

@@ -16,7 +16,7 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import Progress, Scorer, Scores, class_embeddings, score_videos, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy
 from vactk.evaluate.plan import Draw, Plan
-from vactk.evaluate.zeroshot import Unreadable, as_json
+from vactk.evaluate.zeroshot import Unreadable, as_json, note_lines
 from vactk.models.checkpoint import VideoModel
 
 
@@ -41,6 +41,7 @@ class ProtocolResult:
     draws: tuple[DrawResult, ...]
     failures: list[Problem]
     partial: list[Problem]
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
     def mean(self, metric: str) -> float:
         """Mean over the draws of "top1" or "top5"."""
@@ -76,7 +77,7 @@ class ProtocolResult:
             **({"harmonic_mean": b2n} if b2n is not None else {}),
             "draws": [vars(draw) for draw in self.draws],
             "unreadable": self.unreadable,
-            "notes": list(self.plan.notes),
+            "notes": [*self.plan.notes, *note_lines(self.notes)],
             "missing": len(self.plan.videos.missing),
             "failed": as_json(self.failures),
             "partial": as_json(self.partial),
@@ -105,7 +106,7 @@ def measure(
     scorers: dict[str, Scorer] = {}
     for draw in plan.draws:
         own = embeddings[list(draw.classes)]
-        scorers.setdefault(_scorer_name(draw), similarity_scorer(own, model.clip.logit_scale))
+        scorers.setdefault(_scorer_name(draw), similarity_scorer(model, own))
     scores = score_videos(
         model,
         plan.videos,
@@ -117,7 +118,7 @@ def measure(
         progress=progress,
     )
     draws = tuple(_result(draw, plan, scores, unreadable) for draw in plan.draws)
-    return ProtocolResult(plan, unreadable, draws, scores.failures, scores.partial)
+    return ProtocolResult(plan, unreadable, draws, scores.failures, scores.partial, scores.notes)
 
 
 def check_missing(videos: VideoSet, max_failed: float, setting: str = "--max-failed") -> None:

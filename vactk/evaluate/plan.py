@@ -15,7 +15,7 @@ from vactk.data.benchmarks import Benchmark, find_benchmark
 from vactk.data.classes import ClassIndex, known_classes, match_key, read_classes
 from vactk.data.records import Record, VideoSet
 from vactk.data.resolve import resolve
-from vactk.data.subsets import not_in_k400, random_half
+from vactk.data.subsets import not_in_k400, random_halves
 from vactk.data.tree import Tree
 from vactk.errors import VactkError
 from vactk.evaluate.protocol import Protocol
@@ -117,8 +117,9 @@ def _all(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:
 
 
 def _half(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:
-    for draw in range(1, protocol.draws + 1):
-        yield f"draw {draw}", random_half(videos.classes, f"{protocol.name}:{draw}")
+    halves = random_halves(len(videos.classes), protocol.draws, protocol.seed)
+    for draw, classes in enumerate(halves, 1):
+        yield f"draw {draw}", classes
 
 
 def _base_novel(protocol: Protocol, videos: VideoSet, root: Path | None) -> Choice:

@@ -29,6 +29,7 @@ class Protocol:
     class_tables: tuple[str, ...] = ()  # name patterns of the class tables that belong to them
     classes: Literal["all", "half", "base_novel", "not_in_k400", "listed"] = "all"
     draws: int = 1
+    seed: int = 0  # of the draws
     train_split: str = ""  # what a model may have been trained on
     shots: int = 0  # videos of each class in training; 0: all
     num_classes: int = 0  # of a result, as published; 0: not said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ class Evaluation:
     accuracy: dict[str, dict[str, float]]  # "similarity", "class_head" or "ensemble" -> {"top1", "top5"}
     failures: list[Problem]  # counted as wrong
     partial: list[Problem]  # read as far as they go
+    notes: dict[str, int]  # what had to be chosen in sampling, and for how many videos
 
     def to_json(self, by: str = "similarity") -> dict[str, Any]:
         """The keys that scripts rely on; top1 and top5 as `by` answers, the other answers under their names."""
@@ -52,6 +54,7 @@ class Evaluation:
             **{name: found for name, found in self.accuracy.items() if name != by},
             "failed": as_json(self.failures),
             "partial": as_json(self.partial),
+            "notes": note_lines(self.notes),
         }
 
 
@@ -93,8 +96,7 @@ def class_scorers(
 ) -> dict[str, Scorer]:
     """The scorers of `score_classes`, for the weights that the model has now."""
     embeddings = class_embeddings(model, videos.words, templates, device)
-    similarity = similarity_scorer(embeddings, model.clip.logit_scale.detach(), model.config.similarity)
-    scorers: dict[str, Scorer] = {"similarity": similarity}
+    scorers: dict[str, Scorer] = {"similarity": similarity_scorer(model, embeddings)}
     head = model.class_head
     if head is not None and model.heads.knows(videos.classes):
         scorers["class_head"] = lambda features: head(features.pooled)
@@ -117,7 +119,13 @@ def evaluate(videos: VideoSet, scores: Scores, *, unreadable: Unreadable = "wron
         },
         failures=scores.failures,
         partial=scores.partial,
+        notes=scores.notes,
     )
+
+
+def note_lines(notes: Mapping[str, int]) -> list[str]:
+    """What had to be chosen for how many videos, a line for each choice."""
+    return [f"{count:,} videos {note}" for note, count in sorted(notes.items())]
 
 
 def as_json(problems: list[Problem]) -> list[dict[str, str]]:

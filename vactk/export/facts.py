@@ -15,6 +15,11 @@ from vactk.models.checkpoint import VideoModel
 from vactk.video.transforms import EVAL_CROPS
 
 FACTS_FORMAT = 1
+SCALED = {
+    "clip": "bicubic (a = -0.5), antialiased, as uint8; crops at the nearest pixel, halves to even",
+    "openvclip": "bilinear, not antialiased, as float32; crops at the next pixel",
+    "m2clip": "bicubic (a = -0.75), not antialiased, as float32; crops at the pixel before",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ def video_facts(model: VideoModel, serving: Serving, frames: int | None) -> dict
         "view_mean": data.view_mean,
         "preprocessing": {
             "size": backbone.image_size,
-            "resize": "shorter side to size, the other rounded down; bicubic (a = -0.5), antialiased, as uint8",
+            "short_side": data.transform.eval_short_side or backbone.image_size,
+            "scaling": data.transform.scaling,
+            "resize": f"shorter side to short_side, the other rounded down; {SCALED[data.transform.scaling]}",
             "crops": list(EVAL_CROPS[data.transform.eval_crops]),  # places along the longer side
             "mean": list(backbone.mean),
             "std": list(backbone.std),

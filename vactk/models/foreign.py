@@ -42,19 +42,28 @@ from vactk.weights.vificlip import ABSENT, CLASS_PROMPTS, is_vificlip, rename_vi
 # the test protocol of Open-VCLIP's release, in the words of a recipe
 OPENVCLIP_RECIPE = {
     "templates": "openvclip",
-    "data": {"num_frames": 8, "views": 3, "sampling": {"name": "dense", "stride": 16}},
+    "data": {
+        "num_frames": 8,
+        "views": 3,
+        "view_mean": "logits",
+        "sampling": {"name": "openvclip", "stride": 16},
+        "transform": {"scaling": "openvclip"},
+    },
 }
-
-
-# the test protocol of M2-CLIP's release for Kinetics-400
-M2CLIP_RECIPE = {
+# the test protocols of M2-CLIP's release for Kinetics-400, and by the number of classes that a file's head has
+M2CLIP_RECIPE: dict[str, Any] = {
     "templates": "video",
     "data": {
         "num_frames": 8,
         "views": 3,
-        "sampling": {"name": "dense", "stride": 16},
-        "transform": {"eval_crops": 4},
+        "sampling": {"name": "m2clip", "stride": 16},
+        "transform": {"scaling": "m2clip", "eval_crops": 4},
     },
+}
+M2CLIP_RECIPES = {
+    174: settings.merge(  # Something-Something v2
+        M2CLIP_RECIPE, {"data": {"views": 1, "sampling": {"stride": 0}, "transform": {"eval_crops": 3}}}
+    )
 }
 # the test protocol of ViFi-CLIP's release
 VIFICLIP_RECIPE = {"templates": "plain", "data": {"num_frames": 32}}
@@ -225,7 +234,8 @@ def _load_m2clip(
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
     clip_names = {name for name in model.modules().state_dict() if name.startswith("clip.")}
     report = fill(model, path, "M2-CLIP", tensors, rename, may_lack=clip_names)
-    info = {"recipe": M2CLIP_RECIPE, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}
+    recipe = M2CLIP_RECIPES.get(len(model.heads.classes), M2CLIP_RECIPE)
+    info = {"recipe": recipe, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}
     return dataclasses.replace(model, info=info)
 
 

@@ -130,7 +130,7 @@ def build(
 
 
 def _remove(folder: Path) -> None:
-    for name in (INDEX, STATE):
+    for name in (STATE, INDEX):  # a state without its index would pass for up to date
         (folder / name).unlink(missing_ok=True)
 
 

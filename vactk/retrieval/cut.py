@@ -7,6 +7,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,18 +15,20 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
+from vactk.data.isolated import TIMEOUT_S, read_isolated
 from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit
 from vactk.retrieval.sound import RATE, sound_frames
-from vactk.video.container import VideoError, VideoWarning
+from vactk.video.container import VideoError, VideoWarning, create_container
 from vactk.video.encode import FASTSTART, H264Stream
 from vactk.video.read import ROUNDING_S, Video, open_video
-from vactk.weights.atomic import atomic_path
+from vactk.weights.atomic import atomic_path, remove_leftovers
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 CRF = 20  # quality of the picture, as x264 counts: lower is better
 KEYFRAME_EVERY = 48
+SLOWEST = 20.0  # seconds that a second of a clip may take, beyond what a reading may
 LONGEST_STEM = 100  # bytes of a video's name within a clip's; file systems take 255 in all
 
 
@@ -83,10 +86,20 @@ def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: in
     """[start_s, end_s) of a video as H.264 and AAC in MP4, encoded again so that it starts and ends exactly there.
 
     Every frame keeps its time. The picture is upright, its longer side at most `max_side` pixels. Raises
-    VideoError where there is nothing to cut, VactkError where `output` is there or cannot be written.
+    VideoError where there is nothing to cut or it takes too long, VactkError where `output` is there or cannot be
+    written.
     """
     if output.exists():
         raise VactkError(f"'{output}' exists; choose another place, or delete it first")
+    work = partial(_cut, start_s=start_s, end_s=end_s, output=output, max_side=max_side)
+    try:
+        read_isolated(work, video, timeout_s=TIMEOUT_S + SLOWEST * max(0.0, end_s - start_s))
+    except BaseException:
+        remove_leftovers(output.parent)  # of a process that was ended
+        raise
+
+
+def _cut(video: Path, start_s: float, end_s: float, output: Path, max_side: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is cut
         with open_video(video) as source:
@@ -94,7 +107,7 @@ def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: in
             first = next(frames)  # before a file is made: it raises where there is nothing
             with (
                 atomic_path(output, "--cut") as temporary,
-                av.open(str(temporary), "w", format="mp4", options=FASTSTART) as container,
+                create_container(temporary, FASTSTART) as container,
             ):
                 _write(container, source, itertools.chain([first], frames), start_s, end_s)
 

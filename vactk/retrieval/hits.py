@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vactk.errors import VactkError
+from vactk.retrieval.files import UNKNOWN, FileIdentity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,12 @@ class Hit:
     start_s: float
     end_s: float
     label: str = ""
+    known_file: FileIdentity = UNKNOWN  # as it was indexed
 
     def to_json(self) -> dict[str, Any]:
         """The keys that scripts rely on."""
-        return {**vars(self), "video": str(self.video)}
+        kept = {name: value for name, value in vars(self).items() if name != "known_file"}
+        return {**kept, "video": str(self.video)}
 
 
 @dataclass(frozen=True, kw_only=True)

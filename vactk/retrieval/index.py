@@ -22,8 +22,9 @@ from vactk.errors import VactkError
 from vactk.evaluate.embed import class_embeddings, picture_of
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import embed_views
+from vactk.retrieval.files import FileState
 from vactk.retrieval.sources import Source
-from vactk.retrieval.store import Embedded, Facts, FileState, Item, Known, Store
+from vactk.retrieval.store import Embedded, Facts, Item, Known, Store
 from vactk.retrieval.windows import (
     CHUNK,
     Durations,
@@ -188,8 +189,6 @@ def embed_videos(
     data, rank, world = reading.data, accelerator.process_index, accelerator.num_processes
     batches = _batches(_all_pieces(records, reading, accelerator), batch_size)
     dataset = WindowDataset(records, reading.windows, data, picture_of(model))
-    size = dataset.picture.size
-    views = data.views * data.transform.eval_crops
     reader = iter(
         BatchReader(
             dataset,
@@ -197,7 +196,7 @@ def embed_videos(
             collate,
             workers=data.num_workers,
             timeout_s=data.timeout_s,
-            batch_bytes=max(batch_size, CHUNK) * views * data.num_frames * 3 * size * size * 4,
+            batch_bytes=max(batch_size, CHUNK) * dataset.window_bytes,
         )
     )
     open_pieces: dict[int, list[_Part]] = {}

@@ -6,7 +6,9 @@ The table says which files count, so that a file that was written when the proce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,29 +20,37 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vactk.errors import VactkError
-from vactk.retrieval import approximate
-from vactk.retrieval.shards import Shard, nearest, open_shard, write_shard
+from vactk.retrieval import approximate, shards
+from vactk.retrieval.files import FileIdentity, FileState
+from vactk.retrieval.shards import Shard, nearest, open_shard, repack, write_shard
 from vactk.retrieval.store import (
     Counts,
     Embedded,
     Entry,
     Facts,
-    FileState,
     Found,
     Known,
     Restriction,
 )
+from vactk.weights.atomic import TEMPORARY, atomic_path
 
 TABLE = "index.sqlite"
 LOCK = "index.lock"
-SHARD_ROWS = 131_072  # of a file that is not added to any more
+SHARD = re.compile(shards.NAME)
+UNFINISHED = re.compile(  # what a killed writer leaves of the files that it was making
+    rf"\.({re.escape(TABLE)}|{shards.NAME}|{re.escape(approximate.INDEX)}|{re.escape(approximate.STATE)})"
+    rf"({TEMPORARY}|\.tmp)(-journal|-wal|-shm)?"
+)
+SHARD_ROWS = 131_072  # of a file that is full
+LEAST_ALIVE = 0.75  # of a full file's vectors; with fewer, it is written anew
 READ_AGAIN = 5  # times that files are looked for which another process has just merged
 SCHEMA = """
 CREATE TABLE facts (content TEXT NOT NULL);
 CREATE TABLE counters (next_entry INTEGER NOT NULL);
 CREATE TABLE videos (
-    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, path TEXT NOT NULL, label TEXT NOT NULL, source TEXT NOT NULL,
-    size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, problem TEXT NOT NULL, warning TEXT NOT NULL);
+    id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, path TEXT NOT NULL, label TEXT NOT NULL,
+    source TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, is_link INTEGER NOT NULL,
+    digest TEXT NOT NULL, problem TEXT NOT NULL, warning TEXT NOT NULL);
 CREATE TABLE shards (id INTEGER PRIMARY KEY, file TEXT NOT NULL, num_rows INTEGER NOT NULL);
 CREATE TABLE entries (
     key INTEGER PRIMARY KEY, video INTEGER NOT NULL REFERENCES videos(id), start_s REAL NOT NULL,
@@ -79,7 +89,7 @@ class LocalStore:
 
     def begin(self, facts: Facts) -> None:
         """Raises VactkError where another process writes, or the folder holds something else."""
-        others = [p.name for p in self.folder.iterdir() if p.name != LOCK] if self.folder.exists() else []
+        others = [p.name for p in self._files() if p.name != LOCK and not _is_unfinished(p)]
         if self._db is None and others and TABLE not in others:
             raise VactkError(
                 f"'{self.folder}' is not empty and no index ('{others[0]}'): choose another --index"
@@ -142,20 +152,24 @@ class LocalStore:
 
     def entries(self, keys: Collection[int]) -> Mapping[int, Entry]:
         statement = (
-            "SELECT e.key, v.path, e.start_s, e.end_s, v.label FROM entries e JOIN videos v ON v.id = e.video "
-            "WHERE e.key IN ({})"
+            "SELECT e.key, v.path, e.start_s, e.end_s, v.label, v.size, v.mtime_ns, v.is_link, v.digest "
+            "FROM entries e JOIN videos v ON v.id = e.video WHERE e.key IN ({})"
         )
         rows = [
             row for part in _parts(list(keys)) for row in self._rows(statement.format(_marks(part)), part)
         ]
-        return {key: Entry(Path(path), start_s, end_s, label) for key, path, start_s, end_s, label in rows}
+        return {key: Entry(Path(path), start_s, end_s, label, FileIdentity(size, mtime_ns, bool(is_link), digest))
+                for key, path, start_s, end_s, label, size, mtime_ns, is_link, digest in rows}  # fmt: skip
 
     def vectors(self, path: Path) -> Tensor | None:
         self._refresh()
         statement = "SELECT e.key FROM entries e JOIN videos v ON v.id = e.video WHERE v.path = ?"
         keys = [key for (key,) in self._rows(statement, (str(path),))]
-        rows = [shard.vectors[np.isin(shard.keys, keys)] for shard in self._shards]
-        return torch.cat(rows).float() if keys else None
+        if not keys:
+            return None
+        rows = [(shard, np.isin(shard.keys, keys)) for shard in self._shards]
+        order = np.concatenate([shard.keys[own] for shard, own in rows]).argsort()
+        return torch.cat([shard.vectors[own] for shard, own in rows])[order].float()
 
     def labels(self) -> list[str]:
         return [
@@ -194,15 +208,15 @@ class LocalStore:
 
     def _create(self, facts: Facts) -> None:
         """The table is made beside its place, so that it is there whole or not at all."""
-        unfinished = self.folder / f".{TABLE}.tmp"
-        with self._errors():
-            unfinished.unlink(missing_ok=True)
-            with contextlib.closing(sqlite3.connect(unfinished)) as table:
-                table.executescript(SCHEMA)
-                table.execute("INSERT INTO facts VALUES (?)", (json.dumps(facts.to_json()),))
-                table.execute("INSERT INTO counters VALUES (1)")
-                table.commit()
-            unfinished.replace(self.folder / TABLE)
+        with (
+            self._errors(),
+            atomic_path(self.folder / TABLE, "--index") as unfinished,
+            contextlib.closing(sqlite3.connect(unfinished)) as table,
+        ):
+            table.executescript(f"BEGIN; {SCHEMA}")
+            table.execute("INSERT INTO facts VALUES (?)", (json.dumps(facts.to_json()),))
+            table.execute("INSERT INTO counters VALUES (1)")
+            table.commit()
 
     def _new_shard(self, vectors: Tensor, keys: np.ndarray) -> int:
         name = write_shard(self.folder, vectors, keys)
@@ -212,14 +226,14 @@ class LocalStore:
     def _put(self, video: Embedded) -> int:
         item = video.item
         cursor = self._table.execute(
-            "INSERT INTO videos (key, path, label, source, size, mtime_ns, problem, warning) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO videos (key, path, label, source, size, mtime_ns, is_link, digest, problem, warning) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 item.key,
                 str(item.record.video),
                 item.label,
                 item.source,
-                *item.state,
+                *item.identify(),
                 video.problem,
                 video.warning,
             ),
@@ -236,41 +250,39 @@ class LocalStore:
             self._table.execute(f"DELETE FROM videos WHERE key IN ({_marks(part)})", part)
 
     def _merge(self) -> None:
-        """Small files in a row become one, and what was taken out goes."""
+        """The full files at the beginning stay; the others become full ones and a last one, without what is dead.
+
+        All in one step, and under numbers that are free then: how often was written, or killed, leaves no trace.
+        """
         self._refresh()
         numbers = [number for (number,) in self._rows("SELECT id FROM shards ORDER BY id")]
-        group: list[tuple[int, Shard]] = []
-        for number, shard in zip(numbers, self._shards, strict=True):
-            is_whole = len(shard.keys) >= SHARD_ROWS // 2 and (shard.keys >= 0).mean() > 0.75
-            if is_whole:
-                continue
-            if sum(len(other.keys) for _, other in group) + len(shard.keys) > SHARD_ROWS:
-                self._merge_group(group)
-                group = []
-            group.append((number, shard))
-        self._merge_group(group)
-        self._seen = None
-
-    def _merge_group(self, group: Sequence[tuple[int, Shard]]) -> None:
-        if len(group) < 2 and not any((shard.keys < 0).any() for _, shard in group):
+        num_full = len(list(itertools.takewhile(lambda shard: len(shard.keys) == SHARD_ROWS, self._shards)))
+        others = [
+            (number, shard)
+            for place, (number, shard) in enumerate(zip(numbers, self._shards, strict=True))
+            if place >= num_full or (shard.keys >= 0).mean() < LEAST_ALIVE
+        ]
+        if len(others) < 2 and not any((s.keys < 0).any() or len(s.keys) > SHARD_ROWS for _, s in others):
             return
-        keys = np.concatenate([shard.keys[shard.keys >= 0] for _, shard in group])
-        vectors = torch.cat([shard.vectors[torch.from_numpy(shard.keys >= 0)] for _, shard in group])
         with self._table as table:
-            if len(keys):
+            for number, _ in others:
+                table.execute("DELETE FROM dead WHERE shard = ?", (number,))
+                table.execute("DELETE FROM shards WHERE id = ?", (number,))
+            for vectors, keys in repack((shard for _, shard in others), SHARD_ROWS):
                 new = self._new_shard(vectors, keys)
                 rows = ((new, row, int(key)) for row, key in enumerate(keys))
                 table.executemany("UPDATE entries SET shard = ?, row = ? WHERE key = ?", rows)
-            for number, _ in group:
-                table.execute("DELETE FROM dead WHERE shard = ?", (number,))
-                table.execute("DELETE FROM shards WHERE id = ?", (number,))
+        self._seen = None
 
     def _remove_strangers(self) -> None:
-        """Files of vectors that do not count: left by a killed process, or merged into others."""
+        """Files that do not count: left by a killed process, or merged into others. Other people's stay."""
         counting = {file for (file,) in self._rows("SELECT file FROM shards")}
-        for path in self.folder.glob("vectors-*.safetensors"):
-            if path.name not in counting:
+        for path in self._files():
+            if _is_unfinished(path) or (SHARD.fullmatch(path.name) and path.name not in counting):
                 path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.exists() else []
 
     # reading
 
@@ -309,14 +321,17 @@ class LocalStore:
             return
 
     def _read_shards(self) -> list[Shard]:
-        dead: dict[int, list[int]] = {}
-        for shard, row in self._rows("SELECT shard, row FROM dead"):
-            dead.setdefault(shard, []).append(row)
+        """By one statement, between whose rows no other process can write."""
         dim = self.facts.dim if self.facts else 0
-        rows = self._rows("SELECT id, file, num_rows FROM shards ORDER BY id")
+        rows = self._rows(
+            "SELECT s.file, s.num_rows, COALESCE(GROUP_CONCAT(d.row), '') FROM shards s "
+            "LEFT JOIN dead d ON d.shard = s.id GROUP BY s.id ORDER BY s.id"
+        )
         return [
-            open_shard(self.folder / Path(file).name, num_rows, dim, dead.get(number, ()))
-            for number, file, num_rows in rows
+            open_shard(
+                self.folder / Path(file).name, num_rows, dim, list(map(int, filter(None, dead.split(","))))
+            )
+            for file, num_rows, dead in rows
         ]
 
     def _allowed(self, only: Restriction) -> np.ndarray:
@@ -350,6 +365,10 @@ class LocalStore:
 
     def _damaged(self, error: object) -> VactkError:
         return VactkError(f"index '{self.folder}' is damaged ({error}): delete it and add the videos again")
+
+
+def _is_unfinished(path: Path) -> bool:
+    return UNFINISHED.fullmatch(path.name) is not None and path.is_file()
 
 
 def _literal(pattern: str) -> str:

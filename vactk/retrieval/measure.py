@@ -17,9 +17,10 @@ from vactk.evaluate.plan import content_hash
 from vactk.evaluate.zeroshot import Unreadable
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import embed_texts
+from vactk.retrieval.files import FileState
 from vactk.retrieval.index import Progress, Reading, embed_videos
 from vactk.retrieval.ranks import Retrieval, dual_softmax, retrieval_metrics
-from vactk.retrieval.store import Embedded, FileState, Item
+from vactk.retrieval.store import Embedded, Item
 
 
 @dataclass(frozen=True)

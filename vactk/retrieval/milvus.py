@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from vactk.errors import VactkError
+from vactk.retrieval.files import FileIdentity, FileState
 from vactk.retrieval.store import (
     Counts,
     Embedded,
     Entry,
     Facts,
-    FileState,
     Found,
     Known,
     Restriction,
@@ -124,8 +124,10 @@ class MilvusStore:
         found, listed = {}, [key for key in keys if key != FACTS_KEY]
         for start in range(0, len(listed), ROWS_AT_ONCE):
             part = listed[start : start + ROWS_AT_ONCE]
-            for row in self._query(f"{READABLE} and key in {part}", ["path", "start_s", "end_s", "label"]):
-                found[row["key"]] = Entry(Path(row["path"]), row["start_s"], row["end_s"], row["label"])
+            fields = ["path", "start_s", "end_s", "label", *FileIdentity._fields]
+            for row in self._query(f"{READABLE} and key in {part}", fields):
+                file = FileIdentity(row["size"], row["mtime_ns"], bool(row["is_link"]), row["digest"])
+                found[row["key"]] = Entry(Path(row["path"]), row["start_s"], row["end_s"], row["label"], file)
         return found
 
     def vectors(self, path: Path) -> Tensor | None:
@@ -162,11 +164,11 @@ class MilvusStore:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        for name in ("number", "size", "mtime_ns"):
+        for name in ("number", "size", "mtime_ns", "is_link"):
             schema.add_field(name, DataType.INT64)
         for name in ("start_s", "end_s"):
             schema.add_field(name, DataType.DOUBLE)
-        for name in ("video", "path", "path_folded", "label", "label_folded", "source", "note"):
+        for name in ("video", "path", "path_folded", "label", "label_folded", "source", "note", "digest"):
             schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
         index = self._client.prepare_index_params()
         kind = "AUTOINDEX" if self.is_server else "FLAT"
@@ -174,8 +176,10 @@ class MilvusStore:
         self._client.create_collection(self.collection, schema=schema, index_params=index)
 
     def _facts_row(self, facts: Facts) -> dict[str, Any]:
-        empty = dict.fromkeys(("video", "path", "path_folded", "label", "label_folded", "source"), "")
-        numbers = dict.fromkeys(("number", "size", "mtime_ns", "start_s", "end_s"), 0)
+        empty = dict.fromkeys(
+            ("video", "path", "path_folded", "label", "label_folded", "source", "digest"), ""
+        )
+        numbers = dict.fromkeys(("number", "size", "mtime_ns", "is_link", "start_s", "end_s"), 0)
         note = json.dumps(facts.to_json())
         return {"key": FACTS_KEY, "vector": [0.0] * facts.dim, "note": note, **empty, **numbers}
 
@@ -185,7 +189,7 @@ class MilvusStore:
         same = {
             "video": item.key, "path": path, "path_folded": path.casefold(), "label": item.label,
             "label_folded": item.label.casefold(), "source": item.source, "note": video.problem[:1000],
-            **item.state._asdict(),
+            **item.identify()._asdict(),
         }  # fmt: skip
         spans, vectors = list(video.spans), video.vectors
         if vectors is None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import re
+import signal
 import socket
 import tempfile
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
+from vactk.data.workers import ItemReader, usable_processors
 from vactk.errors import VactkError
-from vactk.retrieval.cut import cut
+from vactk.retrieval.files import FileIdentity, StaleError, open_same
 from vactk.retrieval.hits import Hit, Searchable, Wanted
-from vactk.retrieval.stills import stills
-from vactk.video.container import VideoError
+from vactk.retrieval.showing import Showing, Shown, Wish
 
 try:
     import uvicorn
@@ -28,6 +33,8 @@ try:
     from starlette.responses import FileResponse, JSONResponse, Response
     from starlette.routing import Mount, Route
     from starlette.staticfiles import StaticFiles
+
+    from vactk.retrieval.streaming import MEDIA_HEADERS, send_file
 except ImportError as error:
     raise VactkError("--serve needs a package: pip install 'vactk[serve]'") from error
 
@@ -35,15 +42,16 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+T = TypeVar("T")
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost")
 MOST_HITS = 200
-LONGEST_CLIP_S = 60.0
-CLIP_SIDE = 640  # pixels
 CLIPS_KEPT = 50
-STILL_HEIGHT = 270  # pixels
 CACHE_S = 600
-GONE = 410
+STILL_S = 20.0  # that making a still may take
+CLIP_S = 120.0
+FILES_AT_ONCE = 8
+FAREWELL_S = 1  # for answers under way when the server is to end
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -65,11 +73,26 @@ def serve(
     listening = _listen(host, port)
     with listening, tempfile.TemporaryDirectory(prefix="vactk-page-") as clips:
         app = make_app(searchable, Path(clips), title=title, hosts=LOOPBACK if host in LOOPBACK else ("*",))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=FAREWELL_S)
+        )
         address, number = listening.getsockname()[:2]
-        ready(f"http://{address}:{number}/")
-        with contextlib.suppress(KeyboardInterrupt):  # uvicorn has ended by it, and tells us
+        with _ended_by_signals():
+            ready(f"http://{address}:{number}/")
             server.run(sockets=[listening])
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """uvicorn ends by SIGINT and SIGTERM, and then raises them again: there is still to be tidied up."""
+    here = threading.current_thread() is threading.main_thread()
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler) if here else None
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, former)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -89,24 +112,28 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def make_app(
     searchable: Searchable, clips: Path, *, title: str = "vactk", hosts: tuple[str, ...] = LOOPBACK
-) -> Starlette:
+) -> ASGIApp:
     """The page as an ASGI app. `clips`: an empty folder for clips that are made for browsers."""
     page = Page(searchable, clips, title)
     routes = [
         Route("/", page.index),
         Route("/api/about", page.about),
         Route("/api/search", page.search),
-        Route("/video/{key:int}", page.video),
-        Route("/clip/{key:int}.mp4", page.clip),
-        Route("/frame/{key:int}.jpg", page.frame),
+        Route("/video/{key}", page.video),
+        Route("/clip/{key}.mp4", page.clip),
+        Route("/frame/{key}.jpg", page.frame),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    middleware = [
-        Middleware(cast(Any, Guarded)),
-        # a name that some other site points here would let it read the answers
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)),
-    ]
-    return Starlette(routes=routes, middleware=middleware, exception_handlers={VactkError: _refuse})
+    # a name that some other site points here would let it read the answers
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]
+    return Guarded(
+        Starlette(
+            routes=routes,
+            middleware=middleware,
+            exception_handlers={VactkError: _refuse},
+            lifespan=page.lifespan,
+        )
+    )
 
 
 class Guarded:
@@ -132,7 +159,24 @@ class Page:
         self.searchable = searchable
         self.title = title
         self._turn = threading.Lock()
-        self._clips = _Clips(clips)
+        self._clips = clips
+        self._made: OrderedDict[Path, None] = OrderedDict()  # the clips that are there, the latest last
+        self._files = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="vactk-file")
+        preload = [Showing.__module__]
+        count = max(2, usable_processors())  # one file that hangs leaves another
+        self._stills = ItemReader(Showing(), workers=count, timeout_s=STILL_S, preload=preload)
+        # one at a time: encoding takes all processors
+        self._clip = ItemReader(Showing(), workers=1, timeout_s=CLIP_S, preload=preload)
+        self._one_by_one: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
+        self._lost: dict[tuple[Path, FileIdentity], str] = {}  # files on which a process was lost
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Ends with the server what it has started."""
+        yield
+        self._files.shutdown(wait=False, cancel_futures=True)
+        self._stills.close()
+        self._clip.close()
 
     async def index(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -145,23 +189,50 @@ class Page:
 
     async def video(self, request: Request) -> Response:
         hit = await self._entry(request)
-        return FileResponse(hit.video) if hit.video.is_file() else _gone(hit)
+        file = await self._threaded(open_same, hit.video, hit.known_file)
+        return send_file(file, hit.video.name, request, self._files)
 
     async def clip(self, request: Request) -> Response:
+        """A clip for browsers that cannot play the file itself. The latest are kept."""
         hit = await self._entry(request)
-        if not hit.video.is_file():
-            return _gone(hit)
-        return FileResponse(await run_in_threadpool(self._clips.of, hit), media_type="video/mp4")
+        (await self._threaded(open_same, hit.video, hit.known_file)).close()
+        path = self._clips / f"{hit.key}-{hit.known_file.digest}.mp4"
+        async with self._alone(path):
+            if path not in self._made:
+                await self._shown(self._clip, Wish(hit=hit, output=path))
+                self._made[path] = None
+            self._made.move_to_end(path)
+            file = io.FileIO(path)  # closed when it has been sent
+            while len(self._made) > CLIPS_KEPT:
+                self._made.popitem(last=False)[0].unlink(missing_ok=True)
+        return send_file(file, path.name, request, self._files)
 
     async def frame(self, request: Request) -> Response:
         hit = await self._entry(request)
-        if not hit.video.is_file():
-            return _gone(hit)
         at_s = _number(request.query_params.get("at", (hit.start_s + hit.end_s) / 2), "at")
-        picture = await run_in_threadpool(_still, hit.video, min(max(hit.start_s, at_s), hit.end_s))
-        return Response(
-            picture, media_type="image/jpeg", headers={"Cache-Control": f"private, max-age={CACHE_S}"}
-        )
+        shown = await self._shown(self._stills, Wish(hit=hit, at_s=min(max(hit.start_s, at_s), hit.end_s)))
+        headers = {**MEDIA_HEADERS, "Cache-Control": f"private, max-age={CACHE_S}"}
+        return Response(shown.picture, media_type="image/jpeg", headers=headers)
+
+    async def _shown(self, reader: ItemReader[Wish, Shown], wish: Wish) -> Shown:
+        """One thing of each file at once, and none any more once a process was lost on it."""
+        file = wish.hit.video, wish.hit.known_file
+        async with self._alone((reader, file)):
+            if file in self._lost:
+                raise _UnreadableError(self._lost[file])
+            shown = await asyncio.wrap_future(reader.submit(wish))
+        if shown.kind == "lost":
+            self._lost[file] = shown.error
+        if shown.error:
+            raise StaleError(shown.error) if shown.kind == "stale" else _UnreadableError(shown.error)
+        return shown
+
+    def _alone(self, what: object) -> asyncio.Lock:
+        return self._one_by_one.setdefault(what, asyncio.Lock())
+
+    async def _threaded(self, function: Callable[..., T], *values: object) -> T:
+        """Call what may wait for a disk in a thread that searches do not need."""
+        return await asyncio.get_running_loop().run_in_executor(self._files, function, *values)
 
     def _about(self) -> dict[str, Any]:
         with self._turn:
@@ -178,7 +249,8 @@ class Page:
         with self._turn:
             started_s = time.perf_counter()
             if like:
-                shown = self.searchable.entry(int(_number(like, "like")))
+                key = _key(like)
+                shown = None if key is None else self.searchable.entry(key)
                 if shown is None:
                     raise VactkError("that video is no longer in the index")
                 hits = self.searchable.by_video(shown.video, wanted)
@@ -189,52 +261,29 @@ class Page:
         return {"query": query, "like": like, "hits": shown_hits, "latency_ms": latency_ms}
 
     async def _entry(self, request: Request) -> Hit:
-        key = request.path_params["key"]
-        hit = await run_in_threadpool(self._look_up, key)
-        if hit is None:
-            raise _NotFoundError(f"there is no entry {key} in the index")
-        return hit
+        return await run_in_threadpool(self._look_up, request.path_params["key"])
 
-    def _look_up(self, key: int) -> Hit | None:
+    def _look_up(self, text: str) -> Hit:
+        key = _key(text)
         with self._turn:
-            return self.searchable.entry(key) if key < 2**63 else None
+            hit = None if key is None else self.searchable.entry(key)
+        if hit is None:
+            raise _NotFoundError(f"the index has no entry {'of that name' if key is None else key}")
+        return hit
 
 
 class _NotFoundError(VactkError):
     """An address that stands for nothing."""
 
 
-class _Clips:
-    """Clips for browsers that cannot play a file itself: the latest are kept."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._made: OrderedDict[int, Path] = OrderedDict()
-        self._turn = threading.Lock()  # one at a time: encoding takes all processors
-
-    def of(self, hit: Hit) -> Path:
-        with self._turn:
-            if hit.key not in self._made:
-                path = self._folder / f"{hit.key}.mp4"
-                cut(
-                    hit.video,
-                    hit.start_s,
-                    min(hit.end_s, hit.start_s + LONGEST_CLIP_S),
-                    path,
-                    max_side=CLIP_SIDE,
-                )
-                self._made[hit.key] = path
-            self._made.move_to_end(hit.key)
-            while len(self._made) > CLIPS_KEPT:
-                self._made.popitem(last=False)[1].unlink(missing_ok=True)
-            return self._made[hit.key]
+class _UnreadableError(VactkError):
+    """A video of which nothing can be shown."""
 
 
-def _still(video: Path, at_s: float) -> bytes:
-    (picture,), _ = stills(video, [at_s], STILL_HEIGHT)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+def _key(text: str) -> int | None:
+    """A hit's key as it is in addresses; None for what is none."""
+    key = int(text) if re.fullmatch(r"[0-9]{1,19}", text) else 2**63
+    return key if key < 2**63 else None
 
 
 def _number(text: Any, name: str) -> float:
@@ -247,10 +296,8 @@ def _number(text: Any, name: str) -> float:
     return value
 
 
-def _gone(hit: Hit) -> Response:
-    return JSONResponse({"error": f"'{hit.video.name}' is no longer on disk"}, status_code=GONE)
+STATUS: dict[type[Exception], int] = {_NotFoundError: 404, StaleError: 410, _UnreadableError: 422}
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    status = 404 if isinstance(error, _NotFoundError) else 422 if isinstance(error, VideoError) else 400
-    return JSONResponse({"error": str(error)}, status_code=status)
+    return JSONResponse({"error": str(error)}, STATUS.get(type(error), 400))

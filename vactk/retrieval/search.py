@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from torch import Tensor
 
 from vactk.data.loading import DataConfig
 from vactk.data.records import Record
+from vactk.data.workers import BatchReader
 from vactk.errors import VactkError
 from vactk.evaluate.embed import picture_of
 from vactk.models.checkpoint import VideoModel
 from vactk.retrieval.embedding import check_query, embed_texts, embed_views
 from vactk.retrieval.hits import Hit, Wanted
 from vactk.retrieval.store import Found, Restriction, Store, thin_out
-from vactk.retrieval.windows import Piece, WindowConfig, WindowDataset
+from vactk.retrieval.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates
 
 MORE = 4  # candidates looked at for each hit, as some are left out
@@ -71,22 +71,30 @@ class Searcher:
     def by_video(self, video: Path, wanted: Wanted) -> list[Hit]:
         """Videos like another, without that one. Raises VactkError where it cannot be read."""
         self._check_size(wanted)
-        own = self.store.vectors(video.resolve())
+        paths = (video, video.resolve())  # of a link in the index, the first
+        own = next((found for path in paths if (found := self.store.vectors(path)) is not None), None)
         vector = self._embed(video) if own is None else F.normalize(own.mean(dim=0, keepdim=True), dim=-1)
-        (hits,) = self._search(vector, wanted, without=video.resolve())
+        (hits,) = self._search(vector, wanted, without=paths)
         return hits
 
     def _embed(self, video: Path) -> Tensor:
         """(1, E) of a video that is not in the index, as a whole."""
         dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, picture_of(self.model))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            read = dataset[Piece(0, 0, True)]
-        if read.error is not None:
-            raise VactkError(read.error)
+        read: WindowBatch
+        (read,) = BatchReader(  # in a worker, whatever data.workers says: it may hang
+            dataset,
+            [[Piece(0, 0, True)]],
+            collate,
+            workers=1,
+            timeout_s=self.data.timeout_s,
+            batch_bytes=dataset.window_bytes,
+        )
+        (piece,) = read.pieces
+        if piece.error is not None:
+            raise VactkError(piece.error)
         return embed_views(self.model, read.views.to(self.device)).cpu()
 
-    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Path | None = None) -> list[list[Hit]]:
+    def _search(self, vectors: Tensor, wanted: Wanted, *, without: Sequence[Path] = ()) -> list[list[Hit]]:
         """Looks at more candidates until there are enough hits, or no more candidates."""
         size = self.store.counts().entries
         only = Restriction(path=wanted.path, label=wanted.label)
@@ -96,7 +104,7 @@ class Searcher:
         while places and count:
             found = self.store.nearest(vectors[places], count, only)
             entries = self.store.entries({key for one in found for key in one.keys})
-            entries = {key: entry for key, entry in entries.items() if entry.video != without}
+            entries = {key: entry for key, entry in entries.items() if entry.video not in without}
             short = []
             for place, one in zip(places, found, strict=True):
                 results[place] = thin_out(one, entries, wanted)

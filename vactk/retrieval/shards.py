@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from vactk.errors import VactkError
 from vactk.retrieval.store import Found
-from vactk.weights.files import save_tensors, unreadable
+from vactk.weights.atomic import atomic_path
+from vactk.weights.files import unreadable
 
 BLOCK_BYTES = (
     2 * 2**20
 )  # of vectors that are widened to float32 at a time: they stay in the processor's cache
 SCAN_ROWS = 65_536  # whose scores are kept before the best are chosen
 QUERIES_AT_ONCE = 64
+NAME = r"vectors-[0-9a-f]{16}\.safetensors"  # of the files that `write_shard` makes
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,32 @@ def write_shard(folder: Path, vectors: Tensor, keys: np.ndarray) -> str:
     """A new file, whole or not at all, and its name, which its content fixes."""
     digest = hashlib.sha256(vectors.numpy().tobytes() + keys.tobytes()).hexdigest()[:16]
     name = f"vectors-{digest}.safetensors"
-    save_tensors(folder / name, {"vectors": vectors, "keys": torch.from_numpy(keys)}, {})
+    content = save({"vectors": vectors.contiguous(), "keys": torch.from_numpy(keys)})
+    with atomic_path(folder / name, "--index") as temporary:
+        temporary.write_bytes(
+            content
+        )  # not by `save_file`, whose temporary files have names that anyone's may
     return name
+
+
+def repack(shards: Iterable[Shard], size: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """The vectors that count and their keys, in their order, `size` at a time and at last the remainder."""
+    held: list[tuple[Tensor, np.ndarray]] = []
+    for shard in shards:
+        rows = np.flatnonzero(shard.keys >= 0)
+        while len(rows):
+            room = size - sum(len(keys) for _, keys in held)
+            held.append((shard.vectors[rows[:room]], shard.keys[rows[:room]]))
+            if len(rows) >= room:
+                yield _joined(held)
+                held = []
+            rows = rows[room:]
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: Sequence[tuple[Tensor, np.ndarray]]) -> tuple[Tensor, np.ndarray]:
+    return torch.cat([vectors for vectors, _ in parts]), np.concatenate([keys for _, keys in parts])
 
 
 def open_shard(path: Path, num_rows: int, dim: int, dead: Sequence[int]) -> Shard:

@@ -11,7 +11,8 @@ from vactk.data.datasets import DATASETS, find_dataset
 from vactk.data.records import Record, VideoSet
 from vactk.data.tree import Tree
 from vactk.errors import VactkError, unknown
-from vactk.retrieval.store import FileState, Item
+from vactk.retrieval.files import FileState
+from vactk.retrieval.store import Item
 from vactk.video.container import is_video_name
 
 Progress = Callable[[int, int], None]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from vactk.data.isolated import TIMEOUT_S, read_isolated
 from vactk.retrieval.hits import Hit
 from vactk.video.container import VideoWarning
 from vactk.video.read import ROUNDING_S, Video, open_video
@@ -23,11 +25,17 @@ def hit_stills(hit: Hit, count: int, height: int) -> tuple[list[Image.Image], li
     return stills(hit.video, [hit.start_s + (i + 0.5) * part_s for i in range(count)], height)
 
 
-def stills(video: Path, times_s: Sequence[float], height: int) -> tuple[list[Image.Image], list[float]]:
+def stills(
+    video: Path, times_s: Sequence[float], height: int, *, timeout_s: float = TIMEOUT_S
+) -> tuple[list[Image.Image], list[float]]:
     """The pictures on screen at these times, about `height` pixels high at most, and since when each is shown.
 
-    Times outside of the video stand for its ends. Raises VideoError where it cannot be read.
+    Times outside of the video stand for its ends. Raises VideoError where it cannot be read, or not in time.
     """
+    return read_isolated(partial(_stills, times_s=times_s, height=height), video, timeout_s=timeout_s)
+
+
+def _stills(video: Path, times_s: Sequence[float], height: int) -> tuple[list[Image.Image], list[float]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is shown
         with open_video(video) as source:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vactk.data.records import Record
 from vactk.errors import VactkError
+from vactk.retrieval.files import UNKNOWN, FileIdentity, FileState
 from vactk.retrieval.hits import Hit, Wanted
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +48,6 @@ class Facts:
         return facts
 
 
-class FileState(NamedTuple):
-    """What shows that a file has changed."""
-
-    size: int  # bytes
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileState | None:
-        """None where there is no file."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return cls(found.st_size, found.st_mtime_ns)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """A video that belongs into an index."""
@@ -76,6 +61,10 @@ class Item:
     def key(self) -> str:
         """Names the video, or the part of it, within an index."""
         return item_key(self.record)
+
+    def identify(self) -> FileIdentity:
+        """What tells its file from any other that takes its place."""
+        return FileIdentity.of(self.record.video, self.state)
 
 
 def item_key(record: Record) -> str:
@@ -112,6 +101,7 @@ class Entry(NamedTuple):
     start_s: float
     end_s: float
     label: str
+    known_file: FileIdentity = UNKNOWN
 
 
 @dataclass(frozen=True)

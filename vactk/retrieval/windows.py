@@ -112,6 +112,12 @@ class WindowDataset:
             except VideoError as error:
                 return self._failed(piece, str(error))
 
+    @property
+    def window_bytes(self) -> int:
+        """Of what one window becomes."""
+        views = self.config.views * self.config.transform.eval_crops
+        return views * self.config.num_frames * 3 * self.picture.size**2 * 4
+
     def failed(self, piece: Piece, reason: str) -> Windows:
         """What stands for a piece on which a worker was lost."""
         return self._failed(piece, str(VideoError(self.records[piece.place].video, reason)))
@@ -153,7 +159,7 @@ class WindowDataset:
             stop = self._stop(piece, duration_s)
             local = [self.windows.span(n, duration_s) for n in range(first, min(stop, first + size))]
             spans = [(begin + start_s, begin + end_s) for start_s, end_s in local]
-            chosen = [_frames_within(times_s, span, config) for span in spans]
+            chosen = [_frames_within(timeline, span, config) for span in spans]
             return torch.cat(chosen) if chosen else torch.zeros(1, dtype=torch.long)
 
         sample = video.sample(sampler, start_s=record.start_s, end_s=record.end_s)
@@ -172,14 +178,15 @@ class WindowDataset:
         return count
 
 
-def _frames_within(times_s: np.ndarray, span: tuple[float, float], config: DataConfig) -> Tensor:
+def _frames_within(timeline: Timeline, span: tuple[float, float], config: DataConfig) -> Tensor:
     """(V*T,) numbers of the frames that stand for a window; at least one frame is in it: what is shown then."""
-    first, stop = np.searchsorted(times_s, np.array(span) - ROUNDING_S)
+    first, stop = np.searchsorted(timeline.times_s.numpy(), np.array(span) - ROUNDING_S)
     if first >= stop:
         first = max(0, stop - 1)
-    stop = max(first + 1, stop)
-    count = int(stop - first)
-    return int(first) + config.sampling.indices(count, config.num_frames, config.views, train=False).flatten()
+    within = timeline.part(int(first), max(int(first) + 1, int(stop)))
+    return (
+        int(first) + config.sampling.indices(within, config.num_frames, config.views, train=False).flatten()
+    )
 
 
 class Durations:

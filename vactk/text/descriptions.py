@@ -1,4 +1,4 @@
-"""Descriptions of videos from a JSON-lines file, and long texts cut to what a text tower can read."""
+"""Which descriptions are of which videos, and long texts cut to what a text tower can read."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vactk.config import parse_json
 from vactk.errors import VactkError
 
+LONGEST_WORD = 1000  # letters that are given to a tokenizer, whose time grows with their square
 _ENDS = re.compile(r"(?<=[.!?;])\s+")  # where a sentence ends
 
 
@@ -22,41 +22,11 @@ class Matched:
     extra: tuple[str, ...]  # videos of the file that are not in the list
 
 
-def read_descriptions(path: Path) -> dict[str, tuple[str, ...]]:
-    """Lines {"video": PATH, "descriptions": [TEXT, ...]}; several lines of one video add up.
-
-    Raises VactkError with the number of the first line that is not of this form.
-    """
-    try:
-        # not splitlines: JSON may hold other ends of lines, such as U+2028, as they are
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise VactkError(f"cannot read descriptions from '{path}': {error}") from error
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = parse_json(line)
-            video, texts = entry["video"], entry["descriptions"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise VactkError(
-                f'line {number} of \'{path}\' is not {{"video": PATH, "descriptions": [TEXT, ...]}}: {error}'
-            ) from error
-        if not isinstance(video, str) or not isinstance(texts, list) or not all(map(_is_text, texts)):
-            raise VactkError(
-                f"line {number} of '{path}': descriptions must be a list of texts that say something"
-            )
-        found.setdefault(video, []).extend(" ".join(text.split()) for text in texts)
-    if not any(found.values()):
-        raise VactkError(f"'{path}' holds no descriptions")
-    return {video: tuple(texts) for video, texts in found.items()}
-
-
 def match_descriptions(descriptions: dict[str, tuple[str, ...]], videos: Sequence[Path]) -> Matched:
-    """Descriptions of `videos`, found by whole path or by the end of it; the longest end that is described counts.
+    """Descriptions of `videos`, found by whole path or by the end of it, also without the suffix.
 
-    Raises VactkError when none matches, or an entry could mean several videos.
+    The longest end that is described counts. Raises VactkError when none matches, an entry could mean several
+    videos, or all say the same.
     """
     names: dict[str, list[str]] = {}  # by the path alone, the different spellings of the file
     for name in descriptions:
@@ -64,7 +34,8 @@ def match_descriptions(descriptions: dict[str, tuple[str, ...]], videos: Sequenc
     places: dict[str, list[int]] = {}  # of the videos that an entry describes
     for place, video in enumerate(videos):
         parts = _plain(video.as_posix()).split("/")
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        whole = ("/".join(parts[start:]) for start in range(len(parts)))
+        ends = (end for path in whole for end in (path, path.rpartition(".")[0]))
         found = next((end for end in ends if end in names), None)
         if found is not None:
             places.setdefault(found, []).append(place)
@@ -79,13 +50,34 @@ def match_descriptions(descriptions: dict[str, tuple[str, ...]], videos: Sequenc
         raise VactkError(
             f"none of the {len(descriptions)} described videos is one of the {len(videos)} to train on"
         )
+    _refuse_all_the_same(texts)
     return Matched(tuple(texts), missing, extra)
 
 
+def _refuse_all_the_same(texts: Sequence[tuple[str, ...]]) -> None:
+    """Several videos that all have one and the same text cannot be told apart by it."""
+    described = [own for own in texts if own]
+    different = {text for own in described for text in own}
+    if len(described) > 1 and len(different) == 1:
+        raise VactkError(
+            f"all {len(described)} described videos have the same description, '{different.pop():.60}': "
+            "it tells none of them apart"
+        )
+
+
 def shorten(text: str, count_tokens: Callable[[str], int], limit: int) -> str:
-    """`text` itself when it has at most `limit` tokens, else its first sentences, or the words, that do."""
-    if count_tokens(text) <= limit:
+    """`text` itself when it has at most `limit` tokens, else its first sentences, or the words, that do.
+
+    Of an enormous text only a start is looked at, as a word is at least one token.
+    """
+    words = text.split(maxsplit=limit)
+    if (
+        len(words) <= limit
+        and max(map(len, words), default=0) <= LONGEST_WORD
+        and count_tokens(text) <= limit
+    ):
         return text
+    text = " ".join(word[:LONGEST_WORD] for word in text.split()[: limit + 1])
     for parts in (_ENDS.split(text), text.split()):
         kept = 0
         while kept < len(parts) and count_tokens(" ".join(parts[: kept + 1])) <= limit:
@@ -111,7 +103,3 @@ def _one_video(name: str, places: list[int], videos: Sequence[Path]) -> list[int
             f"description of '{name}' could mean '{example[0]}' or '{example[1]}': give more of the path"
         )
     return whole
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())

@@ -36,12 +36,12 @@ def as_words(label: str) -> str:
     return " ".join(spaced.replace("_", " ").split()).lower()
 
 
-_OPENVCLIP = tuple(f"{medium} {action}{{}}" for medium in _MEDIA for action in _ACTIONS)
+_OPENVCLIP = tuple(f"{medium} {action}{{}}." for medium in _MEDIA for action in _ACTIONS)
 TEMPLATES = {
     "plain": ("{}",),
     "object": ("a {}",),
     "photo": ("a photo of {}",),
     "video": ("a video of {}",),
     "openvclip": _OPENVCLIP,
-    "froster": tuple(f"{template}." for template in _OPENVCLIP),
+    "froster": _OPENVCLIP,
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,20 @@ class AverageConfig:
         if self.every_epochs and self.every_steps:
             raise VactkError("weights are averaged by every_epochs or by every_steps, not both")
 
-    def interval(self, steps_per_epoch: float) -> int:
-        """Steps between averaged weights, 0 for none."""
-        return self.every_steps or (
-            max(1, round(self.every_epochs * steps_per_epoch)) if self.every_epochs else 0
-        )
+    def steps(self, epochs: float, step_of: Callable[[float], int]) -> set[int]:
+        """The steps whose weights are averaged, each once; none where nothing is averaged.
+
+        `step_of` gives the step with which so many epochs are done: the end of an epoch is where it is rounded
+        to, however many were averaged before.
+        """
+        last, start = step_of(epochs), step_of(self.start_epoch) if self.start_epoch else 0
+        if self.every_steps:
+            return {step for step in range(start, last, self.every_steps) if step} | {last}
+        if not self.every_epochs:
+            return set()
+        count = math.floor(max(0.0, epochs - self.start_epoch) / self.every_epochs + 1e-9) + 1
+        ends = (self.start_epoch + number * self.every_epochs for number in range(count))
+        return {min(step_of(end), last) for end in ends if end > 0} | {last}
 
 
 class WeightAverage:

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -101,6 +102,7 @@ class Engine:
         self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
         self.progress = Progress(accumulate=run.accumulate)
         self.clock = Clock()
+        self.noted: Counter[str] = Counter()  # what had to be chosen in reading videos, and how often
         self._check_batch()
         groups = parameter_groups(self.modules.named_parameters(), recipe.optim)
         if not groups:
@@ -113,6 +115,9 @@ class Engine:
         # before a saved state is loaded
         self.anchor = (
             Anchor(self.modules.named_parameters(), originals) if recipe.interpolated.weight else None
+        )
+        self.averaged_steps = recipe.average.steps(
+            run.epochs, lambda epochs: num_steps(len(dataset), run.batch_size, epochs)
         )
         self.average = self._new_average()
 
@@ -207,22 +212,23 @@ class Engine:
         copy.to(self.accelerator.device)
         return replace(copy, info=self.model.info)
 
+    def notes(self) -> list[str]:
+        """What had to be chosen in reading videos, on all processes, which all call this."""
+        noted: Counter[str] = sum(gather_object([self.noted]), Counter())
+        read = f"of the {self.clock.videos:,} videos read for training"
+        return [f"{count:,} {read} {note}" for note, count in sorted(noted.items())]
+
     def track(self, step: int, values: dict[str, float]) -> None:
         """Send a line of metrics to the tracker that the recipe names."""
         self.accelerator.log(values, step=step)
 
     def _new_average(self) -> WeightAverage | None:
-        if not self.recipe.average.interval(self.steps_per_epoch):
+        if not self.averaged_steps:
             return None
         return WeightAverage({n: p for n, p in self.modules.named_parameters() if p.requires_grad})
 
     def _update_average(self) -> None:
-        if self.average is None:
-            return
-        config, step = self.recipe.average, self.progress.step
-        start = round(config.start_epoch * self.steps_per_epoch)
-        on_time = step >= start and (step - start) % config.interval(self.steps_per_epoch) == 0
-        if on_time or step == self.total_steps:
+        if self.average is not None and self.progress.step in self.averaged_steps:
             self.average.update()
 
     def _check_batch(self) -> None:
@@ -249,7 +255,6 @@ class Engine:
     def _step(self, batches: Iterator[Batch], on_skip: StepSkipped) -> dict[str, float]:
         """One optimiser step. What is random in it depends on the seed, the step and the videos alone."""
         step, parts = self.progress.step, self.progress.accumulate
-        torch.manual_seed(derive_seed(self.recipe.run.seed, step))
         optim = self.recipe.optim
         lr = peak_lr(optim, self.recipe.run.batch_size)
         lr *= schedule(step, self.total_steps, self.warmup_steps, optim.first, optim.last)
@@ -263,11 +268,16 @@ class Engine:
             places += batch.places.tolist()
             failures += batch.failures
             values = {}
+            seed = derive_seed(
+                self.recipe.run.seed, step, part
+            )  # of both passes: they see the same templates
+            torch.manual_seed(seed)
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
                     mixed = self._losses(batch)["loss"]
                     self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
                     values["interpolated_loss"] = mixed
+                torch.manual_seed(seed)
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
                 losses = self._losses(batch)
@@ -324,6 +334,7 @@ class Engine:
         if self.on_any(batch is None) or batch is None:
             raise Stopped
         self.clock.videos += len(batch.places) * self.accelerator.num_processes
+        self.noted.update(batch.notes)
         return batch
 
     def _count_failures(self, failures: list[Problem]) -> None:

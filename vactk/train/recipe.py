@@ -62,7 +62,7 @@ class Recipe:
     data_root: str = ""  # where the dataset's files are; empty: its usual place
     shots: int = 0  # training videos of each class, drawn by run.seed; 0: all
     start: str = ""  # a checkpoint to start from; empty: CLIP as it is
-    descriptions: str = ""  # a JSON-lines file with descriptions of the training videos
+    descriptions: str = ""  # JSON lines, a CSV or a .pt with descriptions of the training videos
     templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -93,11 +93,23 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a packaged recipe, or of a YAML file. Raises VactkError when there is neither."""
+    """The settings of a packaged recipe, or of a YAML file, over those of the packaged one that is its `base`.
+
+    Raises VactkError when there is no such recipe.
+    """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or path.exists():
-        return settings.read_yaml(path)
-    return settings.read_yaml(pick(_packaged(), name, "recipe"))
+        return _with_base(settings.read_yaml(path))
+    return _packaged_recipe(name)
+
+
+def _packaged_recipe(name: str) -> dict[str, Any]:
+    return _with_base(settings.read_yaml(pick(_packaged(), name, "recipe")))
+
+
+def _with_base(values: dict[str, Any]) -> dict[str, Any]:
+    base = values.pop("base", None)
+    return values if base is None else settings.merge(_packaged_recipe(str(base)), values)
 
 
 def _packaged() -> dict[str, Path]:

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from vactk import config as settings
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.check import read_excluded
 from vactk.data.datasets import find_dataset
 from vactk.data.few_shot import draw_shots
@@ -26,7 +27,7 @@ from vactk.evaluate.zeroshot import Evaluation, evaluate, score_classes
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.models.backbone import Backbone
 from vactk.models.checkpoint import Heads, VideoModel, new_model, save_model
-from vactk.text.descriptions import match_descriptions, read_descriptions
+from vactk.text.descriptions import match_descriptions
 from vactk.text.templates import choose_templates
 from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.descriptions import DescriptionTexts
@@ -124,10 +125,14 @@ def _train_and_measure(
 ) -> TrainResult:
     _train(engine, tests, folder, reporter)
     if engine.average is None:
-        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
+        return _finish(
+            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
+        )
     _save(engine, folder, folder.path / LAST, {"averaged": 0})
     with engine.average.in_place():
-        return _finish(engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()])
+        return _finish(
+            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
+        )
 
 
 def _training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
@@ -343,8 +348,12 @@ def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
     return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
 
 
-def _finish(engine: Engine, folder: RunFolder, evaluations: list[Evaluation]) -> TrainResult:
+def _finish(
+    engine: Engine, folder: RunFolder, evaluations: list[Evaluation], reporter: Reporter
+) -> TrainResult:
     recipe, rates = engine.recipe, engine.clock.rates()
+    for note in engine.notes():
+        reporter.message(note)
     result = TrainResult(
         run_dir=str(folder.path),
         checkpoint=str(folder.checkpoint),

@@ -42,6 +42,9 @@ class TaskConfig:
     contrastive_text: Literal["clean", "masked"] = (
         "clean"  # published: masked, by code that then masks nothing
     )
+    gather: bool = (
+        True  # contrast with the videos of all processes; False: of one's own, as M2-CLIP's release
+    )
     doubled_softmax: bool = False  # cross_modal as in M2-CLIP's published code, which takes the softmax twice
     mask_rate: float = 0.2  # share of a prompt's words that is masked
     head_dropout: float = 0.5  # before the class head
@@ -103,6 +106,7 @@ class VideoTextTask(nn.Module):
         self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
         if descriptions is not None and config.descriptions > 0:
             self.weights["descriptions"] = config.descriptions
+        self.gathered = gather if config.gather else _as_it_is
         self.doubled_softmax = config.doubled_softmax
         self.contrastive_text = config.contrastive_text
 
@@ -201,9 +205,13 @@ def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
         parameter.requires_grad_(False)
 
 
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
 def _contrastive(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert outputs.sample_text is not None
-    video, text, labels = (gather(x) for x in (outputs.video, outputs.sample_text, outputs.labels))
+    video, text, labels = (task.gathered(x) for x in (outputs.video, outputs.sample_text, outputs.labels))
     return contrastive_loss(video, text, labels, task.clip.logit_scale)
 
 
@@ -232,7 +240,7 @@ def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
 def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert outputs.described is not None
     parts = (outputs.video, outputs.described.text, outputs.described.known)
-    video, text, known = (gather(part) for part in parts)
+    video, text, known = (task.gathered(part) for part in parts)
     return pair_loss(video[known], text[known], task.clip.logit_scale)
 
 

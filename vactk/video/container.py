@@ -1,16 +1,18 @@
-"""Opens a video file, or says in one line why it cannot be read."""
+"""Opens a video file, or says in one line why it cannot be read: the one place where FFmpeg gets a file."""
 
 from __future__ import annotations
 
 import errno
+import stat
 from pathlib import Path
 
 import av
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vactk.errors import VactkError
+from vactk.video.formats import FORMATS, HEAD_BYTES, why_no_video
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -31,12 +33,10 @@ VIDEO_SUFFIXES = frozenset(
     | {".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 
-# What else is met under a video's name, by its first bytes.
-IMPOSTORS = {
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file itself: run 'git lfs pull'",
-    b"<!doctype html": "it is a web page, not a video",
-    b"<html": "it is a web page, not a video",
-    b"#extm3u": "it is a playlist, not a video",
+OPENING = {  # a file must not make us open others
+    "format_whitelist": FORMATS,
+    "protocol_whitelist": "file",
+    "enable_drefs": "0",  # of MOV: parts that lie in other files
 }
 
 
@@ -45,6 +45,10 @@ class VideoError(VactkError):
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"cannot read video '{path}': {' '.join(reason.split())}")
+        self._made_of = path, reason
+
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str | Path, str]]:
+        return VideoError, self._made_of  # it comes out of other processes
 
 
 class VideoWarning(UserWarning):
@@ -63,7 +67,7 @@ def open_container(path: str | Path) -> tuple[InputContainer, VideoStream]:
         container = av.open(
             str(Path(path).absolute()),  # a relative 'a:b.mp4' would be taken for a protocol
             metadata_errors="ignore",  # HMDB51 has titles that are not UTF-8
-            container_options={"protocol_whitelist": "file"},  # a file must not make us fetch others
+            container_options=OPENING,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, _why_not_opened(Path(path), error)) from error
@@ -72,6 +76,11 @@ def open_container(path: str | Path) -> tuple[InputContainer, VideoStream]:
     except BaseException:
         container.close()
         raise
+
+
+def create_container(path: Path, options: dict[str, str] | None = None) -> OutputContainer:
+    """An MP4 file to write to."""
+    return av.open(str(path), "w", format="mp4", options=options or {})
 
 
 def header_duration_s(path: str | Path) -> float | None:
@@ -108,28 +117,35 @@ def _main_stream(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def _check_file(path: Path) -> None:
+    """Look at a file before FFmpeg does. Raises VideoError for what is surely no video."""
     try:
-        size = path.stat().st_size
+        state = path.stat()
+        if stat.S_ISDIR(state.st_mode):
+            raise VideoError(path, "it is a folder")
+        if not stat.S_ISREG(state.st_mode):  # a pipe would keep us waiting
+            raise VideoError(path, "it is not a regular file")
+        if state.st_size == 0:
+            raise VideoError(path, "the file is empty (0 bytes)")
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise VideoError(path, "no such file" if missing else reason(error)) from error
-    if path.is_dir():
-        raise VideoError(path, "it is a folder")
-    if not path.is_file():  # a pipe would keep us waiting
-        raise VideoError(path, "it is not a file")
-    if size == 0:
-        raise VideoError(path, "the file is empty (0 bytes)")
+        raise VideoError(path, _why_not_read(error)) from error
+    meaning = why_no_video(head)
+    if meaning is not None:
+        raise VideoError(path, meaning)
+
+
+def _why_not_read(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return "no such file" if isinstance(error, FileNotFoundError) else reason(error)
 
 
 def _why_not_opened(path: Path, error: Exception) -> str:
-    if getattr(error, "errno", None) in {errno.EACCES, errno.EPERM}:
-        return "no permission to read it"
+    if getattr(error, "errno", None) == errno.EINVAL:
+        return "it is damaged, or in a format that is not opened (playlists, numbered pictures, streams)"
     with path.open("rb") as file:
-        head = file.read(4096)
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for first_bytes, meaning in IMPOSTORS.items():
-        if start.startswith(first_bytes):
-            return meaning
+        head = file.read(HEAD_BYTES)
     if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
         return "the file is cut short: its index (the moov box) is missing"
     return f"it is damaged or not a video ({reason(error)})"

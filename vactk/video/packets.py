@@ -89,6 +89,22 @@ def packet_table(container: InputContainer, stream: VideoStream) -> PacketTable 
     )
 
 
+def parameter_sets_change(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether H.264 goes on with other parameter sets, such as of another size, than those in its header."""
+    extradata = stream.codec_context.extradata or b""
+    if stream.codec_context.codec.canonical_name != "h264" or extradata[:1] != b"\1":
+        return False
+    known = _parameter_sets(extradata)
+    container.seek(0, stream=stream)
+    for packet in container.demux(stream):
+        units = _units(memoryview(packet), (extradata[4] & 3) + 1) or []
+        if packet.has_sidedata("new_extradata") or not known.issuperset(
+            bytes(unit) for unit in units if unit[0] & 31 in {7, 8}
+        ):
+            return True
+    return False
+
+
 def _is_end(packet: Packet) -> bool:
     return packet.size == 0 and packet.pts is None and packet.dts is None
 
@@ -139,6 +155,19 @@ def _h264(extradata: bytes) -> Proof | None:
         return Picture.START if kinds == {5} else Picture.PLAIN
 
     return proof
+
+
+def _parameter_sets(extradata: bytes) -> set[bytes]:
+    """The sequence and picture parameter sets of H.264 in the form with lengths."""
+    found, at = set(), 5
+    for mask in (0x1F, 0xFF):
+        count = extradata[at] & mask if at < len(extradata) else 0
+        at += 1
+        for _ in range(count):
+            end = at + 2 + int.from_bytes(extradata[at : at + 2], "big")
+            found.add(extradata[at + 2 : end])
+            at = end
+    return found
 
 
 def _hevc(extradata: bytes) -> Proof | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +24,29 @@ from torch import Tensor
 
 from vactk.errors import VactkError, pick
 from vactk.video.container import VideoError, VideoWarning, open_container
-from vactk.video.packets import PacketTable, packet_table
+from vactk.video.packets import PacketTable, packet_table, parameter_sets_change
 from vactk.video.pictures import RGBConverter
-from vactk.video.sources import Source, TableError, TableSource, WholeSource, frame_times, stored_size
+from vactk.video.sampling import Clock
+from vactk.video.sources import (
+    Source,
+    TableError,
+    TableSource,
+    WholeSource,
+    frame_times,
+    mean_rate,
+    stated_clock,
+    stored_size,
+)
 
 ROUNDING_S = 0.0005  # Matroska's time stamps are rounded to milliseconds
+DECORD_EXACT = {
+    "yuv420p",
+    "yuvj420p",
+    "yuv422p",
+    "yuvj422p",
+    "yuv444p",
+    "yuvj444p",
+}  # by test; others it reads with other colours
 TURNED = "its pictures are turned in different ways"
 
 
@@ -38,10 +56,21 @@ class Timeline:
 
     times_s: Tensor  # (num_frames,) float64, since the start of the video
     fps: float  # average over the whole video
+    stated: Clock | None = None  # what the container says of its time; None: nothing of use
 
     @property
     def num_frames(self) -> int:
         return len(self.times_s)
+
+    @property
+    def clock(self) -> Clock:
+        """What the container says, or else what the times of the frames do."""
+        return self.stated or Clock(stamps=torch.arange(self.num_frames), rate=self.fps)
+
+    def part(self, first: int, stop: int) -> Timeline:
+        """Some of the frames, as a timeline of their own; times stay those of the video."""
+        stated = None if self.stated is None else self.stated.part(first, stop)
+        return replace(self, times_s=self.times_s[first:stop], stated=stated)
 
 
 Sampler = Callable[[Timeline], Tensor]
@@ -93,8 +122,12 @@ class Video:
     @property
     def fps(self) -> float:
         """Frames per second on average; 25 for a single frame."""
-        span_s = self._source.times_s[-1]
-        return float((self.num_frames - 1) / span_s) if span_s > 0 else 25.0
+        return mean_rate(self._source.times_s)
+
+    @property
+    def timeline(self) -> Timeline:
+        """All frames, for a sampler to choose from."""
+        return Timeline(times_s=self.times_s, fps=self.fps, stated=self._source.clock)
 
     @property
     def height(self) -> int:
@@ -190,8 +223,7 @@ class Video:
         self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
     ) -> Sample:
         first, stop = self._window(start_s, end_s)
-        timeline = Timeline(times_s=self.times_s[first:stop], fps=self.fps)
-        chosen = first + _frame_numbers(sampler(timeline), stop - first)
+        chosen = first + _frame_numbers(sampler(self.timeline.part(first, stop)), stop - first)
         return Sample(
             frames=self._frames(chosen, short_side),
             times_s=self.times_s[chosen],
@@ -286,8 +318,8 @@ class DecordSource:
     failure: str | None = None
     size: tuple[int, int] | None = None  # decord turns pictures by itself
 
-    def __init__(self, path: str | Path, times_s: np.ndarray) -> None:
-        self._path, self.times_s = path, times_s
+    def __init__(self, path: str | Path, times_s: np.ndarray, clock: Clock | None) -> None:
+        self._path, self.times_s, self.clock = path, times_s, clock
         try:
             import decord  # after PyAV, whose libvpx fails once decord's is there
         except ImportError as error:
@@ -325,10 +357,14 @@ def _why_not_decord(container: InputContainer, stream: VideoStream, table: Packe
     name = codec.codec.canonical_name
     if name not in {"h264", "vp8", "vp9"} or container.format.name.startswith("avi"):
         return f"{name} in {container.format.long_name or container.format.name}"
+    if codec.pix_fmt not in DECORD_EXACT:
+        return f"colours stored as {codec.pix_fmt}"
     if table is None or not table.is_closed:
         return "files with such time stamps, hidden frames or damage"
     if min(codec.height, codec.width) < 16:
         return "pictures this small"
+    if parameter_sets_change(container, stream):
+        return "parameter sets that change on the way"
     _, first = next(TableSource(container, stream, table).pictures([0]))
     return "interlaced pictures" if first.interlaced_frame else None  # it mixes the colours of their lines
 
@@ -343,7 +379,9 @@ def _open_with_decord(path: str | Path) -> Source:
             why_not = "damaged files"
         if table is None or why_not is not None:
             raise VideoError(path, f"decord is not exact for {why_not}: choose --decoder auto or pyav")
-        return DecordSource(path, frame_times(table, stream))
+        times_s = frame_times(table, stream)
+        clock = stated_clock(stream, table.shown_at[table.order].tolist(), times_s)
+        return DecordSource(path, times_s, clock)
 
 
 def _open_with_pyav(path: str | Path) -> Source:

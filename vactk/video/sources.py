@@ -10,6 +10,7 @@ from typing import Protocol
 
 import av
 import numpy as np
+import torch
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -17,6 +18,7 @@ from av.video.stream import VideoStream
 
 from vactk.video.container import VideoError, open_container, reason
 from vactk.video.packets import PacketTable
+from vactk.video.sampling import Clock
 
 KEPT_BYTES = 64 * 2**20  # decoded pictures kept at once: 9 s of 320 x 240 at 60 frames per second
 
@@ -27,6 +29,7 @@ class TableError(Exception):
 
 class Source(Protocol):
     times_s: np.ndarray  # (N,) float64, when each frame is shown, from 0
+    clock: Clock | None  # what the container says of that; None where frames have no time stamps
     size: tuple[int, int] | None  # (height, width) of the stored pictures; None: of the first one read
     failure: str | None  # why decoding stopped before the end
 
@@ -54,6 +57,7 @@ class TableSource:
         self._packets: Iterator[Packet] = iter(())
         self._next_row = -1  # the table's row of the next packet, -1 before the first seek
         self.times_s = frame_times(table, stream)
+        self.clock = stated_clock(stream, table.shown_at[table.order].tolist(), self.times_s)
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         for start, frames in self._runs(wanted):
@@ -137,14 +141,15 @@ class WholeSource:
                 stamps.append(picture.pts)
                 kept_bytes += sum(plane.buffer_size for plane in picture.planes)
                 if self._kept is not None:
+                    picture.make_writable()  # copied: the decoder may paint a second field into what it has shown
                     self._kept.append(picture)
                 if kept_bytes > KEPT_BYTES:
                     self._kept = None
+            if not stamps:
+                raise VideoError(path, "no frame decodes" + (f" ({self.failure})" if self.failure else ""))
             rate = float(stream.guessed_rate or stream.average_rate or 25)
-            time_base = float(stream.time_base or 0)
-        if not stamps:
-            raise VideoError(path, "no frame decodes" + (f" ({self.failure})" if self.failure else ""))
-        self.times_s = _times(stamps, time_base, rate)
+            self.times_s = _times(stamps, float(stream.time_base or 0), rate)
+            self.clock = stated_clock(stream, stamps, self.times_s)
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
         if self._kept is not None:
@@ -175,6 +180,26 @@ def frame_times(table: PacketTable, stream: VideoStream) -> np.ndarray:
     """(N,) float64: when each frame is shown, in seconds, the first at 0."""
     shown_at = table.shown_at[table.order]
     return (shown_at - shown_at[0]) * float(stream.time_base or 0)
+
+
+def stated_clock(stream: VideoStream, stamps: Sequence[int | None], times_s: np.ndarray) -> Clock | None:
+    """The frames' stamps and what the header says, with the average of `times_s` where it has no frame rate."""
+    if None in stamps:
+        return None
+    stated = float(stream.average_rate or 0)
+    return Clock(
+        stamps=torch.tensor(stamps),
+        rate=stated or mean_rate(times_s),
+        rate_is_stated=stated > 0,
+        stated_frames=stream.frames,
+        stated_ticks=stream.duration or 0,
+    )
+
+
+def mean_rate(times_s: np.ndarray) -> float:
+    """Frames per second on average; 25 for a single frame."""
+    span_s = times_s[-1]
+    return float((len(times_s) - 1) / span_s) if span_s > 0 else 25.0
 
 
 def stored_size(stream: VideoStream) -> tuple[int, int] | None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from vactk.errors import VactkError
 
-_LEFTOVER = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)\.[0-9a-f]{8}\.tmp")
+TEMPORARY = r"\.([0-9a-f]{6})-(\d+)\.[0-9a-f]{8}\.tmp"  # ends the names of unfinished files: host, process
+_LEFTOVER = re.compile(rf"\..+{TEMPORARY}")
 
 
 @contextlib.contextmanager

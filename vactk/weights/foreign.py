@@ -58,7 +58,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise unreadable(path, OSError())
     if path.suffix == ".safetensors":
         return read_tensors(path)
-    tensors = _unwrap(_read_archive(path) if is_torchscript(path) else _read_pickle(path))
+    tensors = _unwrap(_read_archive(path) if is_torchscript(path) else read_plain_data(path))
     if not tensors:
         raise VactkError(f"'{path}' holds no weights")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
@@ -73,7 +73,8 @@ def is_torchscript(path: Path) -> bool:
         return False
 
 
-def _read_pickle(path: Path) -> Any:
+def read_plain_data(path: Path) -> Any:
+    """What torch.save wrote, if it is plain values and tensors. Raises VactkError for code and damaged files."""
     _refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(INERT):

@@ -11,10 +11,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.annotations.formats import FORMATS, read_annotations
 from vactk.data.annotations.lists import read_list
 from vactk.errors import VactkError
-from vactk.text.descriptions import read_descriptions
 
 # what a cell can hold: no control characters, no ends of lines, no blanks at its ends
 text = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12)

@@ -58,6 +58,26 @@ def test_lists_of_the_original_projects(tmp_path):
     assert [e.label for e in entries(tmp_path / "a.txt", "val/air drumming/x.mp4\ny.avi\n")] == [None, None]
     assert entries(tmp_path / "a.csv", blank) == entries(tmp_path / "a.txt", blank)  # whatever the suffix
     assert entries(tmp_path / "a.txt", comma) == entries(tmp_path / "a.csv", comma)
+    assert entries(tmp_path / "a.csv", "x/y z.mp4\n") == entries(tmp_path / "a.txt", "x/y z.mp4\n")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt"])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "a b 3\nc, 5 d 4\n",
+            [("a b", "3"), ("c, 5 d", "4")],
+        ),  # a first line that shows a number behind a comma
+        ("x, 1\ny 2\nz 3\nw, v.mp4 0\n", [("x,", "1"), ("y", "2"), ("z", "3"), ("w, v.mp4", "0")]),
+        ("x/1,run\nx/2,jump high\n", [("x/1", "run"), ("x/2", "jump high")]),
+        ("x/1 run\nx/2 jump\n", [("x/1", "run"), ("x/2", "jump")]),
+        ("path label\nx/1.mp4 run\n", [("x/1.mp4", "run")]),
+        ('"x, y.mp4",3\n"z.mp4",4\n', [("x, y.mp4", "3"), ("z.mp4", "4")]),
+    ],
+)
+def test_what_parts_path_and_label_is_read_from_the_lines(tmp_path, suffix, text, expected):
+    assert [(e.video, e.label) for e in entries(tmp_path / f"a{suffix}", text)] == expected
 
 
 @pytest.mark.parametrize(
@@ -65,12 +85,12 @@ def test_lists_of_the_original_projects(tmp_path):
     [
         (
             "a.csv",
-            "x/1 run\n",
-            r"a.csv' line 1 has no ',' between path and label: 'x/1 run'; separate",
+            "x/1,run\nx/2 run\n",
+            r"a.csv' line 2 has no ',' between path and label: 'x/2 run'; separate",
         ),
-        ("a.tsv", "x/1,run\n", "line 1 has no tab between path and label"),
+        ("a.tsv", "x/1,run\nx/2\n", "line 1 has no tab between path and label"),
         ("a.txt", "x/1 run\nx/2\n", "line 2 has no blank between path and label"),
-        ("a.csv", "path label\nx/1.mp4 run\n", "line 1 has no ','"),
+        ("a.csv", "path label\nx/1.mp4 run fast\n", "line 2 has 3 cells, not 2; quote cells that hold ' '"),
         ("a.csv", "path,label\nx/1.mp4,jump, high\n", "line 2 has 3 cells, not 2; quote cells that hold ','"),
         ("a.csv", "path,label\n,run\n", "line 2 names no video"),
         ("a.csv", "path,label\n", "lists no videos"),

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 
 import pytest
 
 from tests.data import trees
 from vactk.data.annotations.hmdb51 import read_hmdb51
 from vactk.data.annotations.kinetics import read_kinetics_csv, read_kinetics_json
-from vactk.data.annotations.msrvtt import read_msrvtt_csv, read_msrvtt_json
+from vactk.data.annotations.msrvtt import read_caption_numbers, read_msrvtt_csv, read_msrvtt_json
 from vactk.data.annotations.ssv2 import read_ssv2_answers, read_ssv2_labels, read_ssv2_list
 from vactk.data.annotations.ucf101 import read_ucf101
 from vactk.errors import VactkError
@@ -110,9 +112,44 @@ def test_msrvtt_files_that_are_wrong(tmp_path):
         "key,video_id,sentence\nret0,video1\n",
         "line 2 has 2 cells, not 3",
     )
+    wrong(
+        read_msrvtt_json,
+        tmp_path / "x.json",
+        '{"annotations": [{}]}',
+        "must hold `annotations` with image_id",
+    )
+    wrong(
+        read_msrvtt_json, tmp_path / "x.json", '{"annotations": 3}', "must hold `annotations` with image_id"
+    )
     (tmp_path / "y.json").write_text(
         json.dumps({"videos": [], "sentences": [{"video_id": "video1", "sen_id": 0, "caption": "x"}]})
     )
     assert read_msrvtt_json(tmp_path / "y.json").problems == (
         "captions for 'video1', which is not among the videos",
     )
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harmed",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"video1": Harmful()}), r"it asks for .*\.mkdir"),
+        (pickle.dumps({"video1": "3"}), "it holds no table of numbers"),
+        (pickle.dumps(["video1"]), "it holds no table of numbers"),
+        (pickle.dumps({3: 1}), "3 is no text"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "it numbers more objects than it holds"),
+        (b"nothing", "is not a pickled table"),
+        (b"", "is not a pickled table"),
+    ],
+)
+def test_a_pickled_table_is_read_as_data_or_refused(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "jsfusion_val_caption_idx.pkl"
+    path.write_bytes(content)
+    with pytest.raises(VactkError, match=message):
+        read_caption_numbers(path)
+    assert not (tmp_path / "harmed").exists()

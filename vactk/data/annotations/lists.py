@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +25,26 @@ COLUMNS = {
     "label": ("label", "class", "action", "category", "label_name", "class_name"),
     "start_s": ("start_s", "start", "start_time", "time_start", "start time", "begin"),
     "end_s": ("end_s", "end", "end_time", "time_end", "end time", "stop"),
-    "caption": ("caption", "captions", "text", "sentence", "description"),
+    "caption": ("caption", "captions", "text", "sentence", "description", "descriptions"),
     "split": ("split", "subset", "partition"),
 }
 LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".lst", ".list"})
 
 
 def read_list(path: Path) -> Annotations:
-    """A list in whichever form its suffix and first line tell. Raises VactkError where none fits."""
+    """A list in whichever form its lines show, whatever its suffix. Raises VactkError where none fits."""
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _table(path, read_json_lines(path))
     if suffix == ".json":
         return _table(path, _json_rows(path))
-    first = next(read_lines(path), None)
-    if first is None:
+    lines = [line for _, line in read_lines(path)]
+    if not lines:
         raise VactkError(f"'{path}' is empty")
-    delimiter = _header_delimiter(first[1])
+    delimiter = _header_delimiter(lines[0])
     if delimiter is not None:
         return _table(path, _named_rows(path, delimiter))
-    return BARE_LISTS[_separator(first[1], suffix)](path)
+    return BARE_LISTS[_separator(lines, suffix)](path)
 
 
 def read_comma_list(path: Path) -> Annotations:
@@ -94,20 +94,31 @@ def _expected(delimiter: str, line: str) -> str:
     )
 
 
-def _separator(line: str, suffix: str) -> str:
-    """What parts path and label where there is no header: as the first line shows, else as the suffix promises."""
-    for separator in BARE_LISTS:
-        video, _, label = line.rpartition(separator)
-        if video and (is_video_name(video) or is_number(label.strip())):
-            return separator
-    return {".csv": ",", ".tsv": "\t"}.get(suffix, " ")
+def _separator(lines: Sequence[str], suffix: str) -> str:
+    """What parts path and label where there is no header: as most lines show, else as all allow, best by suffix."""
+    shown = {separator: sum(_shows(line, separator) for line in lines) for separator in BARE_LISTS}
+    best = max(shown, key=lambda separator: shown[separator])
+    if shown[best]:
+        return best
+    promised = {".csv": ",", ".tsv": "\t"}.get(suffix, " ")
+    possible = [separator for separator in BARE_LISTS if all(separator in line for line in lines)]
+    return promised if promised in possible or not possible else possible[0]
+
+
+def _shows(line: str, separator: str) -> bool:
+    """Whether the separator leaves a video's name or a class's number; blanks also part paths from no label."""
+    if separator == " " and is_video_name(line):
+        return True
+    video, _, label = (cell.strip().strip('"') for cell in line.rpartition(separator))
+    return bool(video) and (is_video_name(video) or is_number(label))
 
 
 def _header_delimiter(line: str) -> str | None:
-    """The delimiter with which the line is a header that names a column of paths."""
-    for delimiter in DELIMITERS:
+    """The delimiter with which the line is a header that names a column of paths; blanks part known names alone."""
+    known = {name for columns in COLUMNS.values() for name in columns}
+    for delimiter in (*DELIMITERS, " "):
         names = {cell.strip().strip('"').lower() for cell in line.split(delimiter)}
-        if names & set(COLUMNS["video"]):
+        if names & set(COLUMNS["video"]) and (delimiter != " " or names <= known):
             return delimiter
     return None
 

@@ -1,10 +1,18 @@
-"""MSR-VTT's JSON of videos and captions, and the lists of ids or of id and caption that split it."""
+"""MSR-VTT's JSON of videos and captions, and the lists of ids or of id and caption that split it.
+
+The archive that most projects use (MSRVTT.zip of Frozen in Time) has other files than Microsoft's: MSR_VTT.json in
+the form of COCO, lists of bare ids, and a pickled table of the caption of each video that 1k-A tests.
+"""
 
 from __future__ import annotations
 
+import io
+import pickle
 from pathlib import Path
+from pickletools import genops
+from typing import NoReturn
 
-from vactk.data.annotations.entries import Annotations, Entry
+from vactk.data.annotations.entries import Annotations, Entry, bare_name
 from vactk.data.annotations.files import DELIMITERS, read_json, read_lines, read_rows, wrong_line
 from vactk.errors import VactkError
 
@@ -14,6 +22,8 @@ SPLIT_NAMES = {"validate": "val", "validation": "val"}
 def read_msrvtt_json(path: Path) -> Annotations:
     """Splits as the field `split` says. Captions are in the order of their numbers, and may repeat."""
     content = read_json(path)
+    if isinstance(content, dict) and "annotations" in content:
+        return _from_coco(path, content["annotations"])
     try:
         captions: dict[str, list[tuple[int, str]]] = {video["video_id"]: [] for video in content["videos"]}
         for sentence in content["sentences"]:
@@ -63,10 +73,55 @@ def read_msrvtt_csv(path: Path) -> Annotations:
 def _ids(path: Path) -> list[Entry]:
     entries = []
     for number, line in read_lines(path):
-        if any(delimiter in line for delimiter in DELIMITERS) or " " in line:
+        name = line.strip('"')
+        if any(delimiter in name for delimiter in DELIMITERS) or " " in name:
             raise wrong_line(path, number, f"must be a video's id, or the first line name video_id: '{line}'")
-        entries.append(Entry(video=line))
+        entries.append(Entry(video=bare_name(name)))
     return entries
+
+
+def _from_coco(path: Path, annotations: object) -> Annotations:
+    """{"annotations": [{"image_id": VIDEO, "caption": TEXT}]}, one split `all`; captions in the file's order."""
+    captions: dict[str, list[str]] = {}
+    try:
+        for annotation in annotations:  # type: ignore[attr-defined]
+            captions.setdefault(_text(annotation["image_id"]), []).append(_text(annotation["caption"]))
+    except (LookupError, TypeError) as error:
+        raise VactkError(
+            f"'{path}' must hold `annotations` with image_id and caption ({type(error).__name__}: {error})"
+        ) from error
+    return Annotations(
+        splits={"all": tuple(Entry(video=video, captions=tuple(own)) for video, own in captions.items())}
+    )
+
+
+def read_caption_numbers(path: Path) -> dict[str, int]:
+    """jsfusion_val_caption_idx.pkl: the number, from 0, of the caption with which 1k-A asks for each video.
+
+    Raises VactkError where the pickle is anything but a table of text and numbers; nothing in it is run.
+    """
+    try:
+        content = path.read_bytes()
+        if any(
+            op.name in ("PUT", "LONG_BINPUT") and int(arg or 0) > len(content)
+            for op, arg, _ in genops(content)
+        ):
+            raise ValueError("it numbers more objects than it holds")  # and would take the memory for them
+        table = _NothingRun(io.BytesIO(content)).load()
+        if not isinstance(table, dict) or not all(type(number) is int for number in table.values()):
+            raise TypeError("it holds no table of numbers")
+        return {bare_name(_text(video)): number for video, number in table.items()}
+    except Exception as error:  # of damaged bytes pickle raises nearly anything
+        raise VactkError(
+            f"'{path}' is not a pickled table of videos and numbers ({error or type(error).__name__})"
+        ) from error
+
+
+class _NothingRun(pickle.Unpickler):
+    """Reads plain values; whatever names a class or a function is refused."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 def _text(value: object) -> str:

@@ -29,6 +29,7 @@ from vactk.data.shapes.world import (
     track,
 )
 from vactk.errors import VactkError, pick
+from vactk.video.container import create_container
 
 VERSION = 1  # of the clips: a change to what is drawn needs another
 NUM_FRAMES = 12
@@ -175,7 +176,7 @@ def _move_into_place(made: Path, folder: Path, clips: list[Clip]) -> None:
 
 
 def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
-    with av.open(str(path), "w") as container:
+    with create_container(path) as container:
         stream = container.add_stream("libx264", rate=FPS, options=ENCODING)
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         stream.codec_context.thread_count = 1

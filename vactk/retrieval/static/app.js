@@ -75,7 +75,7 @@ function card(hit) {
   item.setAttribute("aria-label", `${hit.rank}. ${hit.name}, ${clock(hit.start_s)} to ${clock(hit.end_s)}, score ${hit.score.toFixed(3)}`);
   const picture = item.querySelector("img");
   picture.src = `/frame/${hit.key}.jpg`;
-  picture.addEventListener("error", () => fail(item));
+  picture.addEventListener("error", () => fail(item, picture.src));
   item.querySelector(".score").textContent = hit.score.toFixed(3);
   item.querySelector(".time").textContent = `${clock(hit.start_s)} - ${clock(hit.end_s)}`;
   const name = item.querySelector(".name");
@@ -89,8 +89,8 @@ function card(hit) {
   return item;
 }
 
-async function fail(item) {
-  const why = await ask(`/frame/${item.hit.key}.jpg`).catch((error) => error);
+async function fail(item, address) {
+  const why = await ask(address).catch((error) => error);
   item.querySelector(".screen").dataset.why = why.message || "it cannot be shown";
   item.classList.add("gone");
 }
@@ -122,7 +122,7 @@ function play(item) {
     }
   });
   video.addEventListener("error", () => {
-    if (video.src.includes("/clip/")) return fail(item);
+    if (video.src.includes("/clip/")) return fail(item, video.src);
     from = 0; // what the browser cannot play comes as a clip of the hit alone
     until = Infinity;
     video.src = `/clip/${key}.mp4`;

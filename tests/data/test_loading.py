@@ -145,7 +145,7 @@ def test_views_start_as_the_release_has_it_for_the_dataset():
     video = timeline(300, stated_ticks=300, stated_frames=300)
     spread = OpenVCLIPSampling(starts="spread").indices(video, 8, 3, train=False)
     assert spread[-1, 0] == 192  # twice half of what a view of 107 frames leaves, rounded down
-    assert released.indices(video, 8, 3, train=False)[-1, 0] == 138
+    assert released.indices(video, 8, 3, train=False)[-1, 0] == 137
 
 
 def test_choices_are_counted_over_the_videos(records):

@@ -74,9 +74,9 @@ class OpenVCLIPSampling:
 
     stride: int = 16  # frames from one to the next in a video of `fps`
     fps: float = 30.0  # frames per second that strides are counted in
-    # where several views start: by whether the container states a duration, or always from end to end, as the
-    # released scripts for HMDB51 have it
-    starts: Literal["container", "spread"] = "container"
+    # where several views start: by whether the container states a duration; spread from end to end, as where it
+    # does not; or as the released scripts for the dataset have it, which spread HMDB51's
+    starts: Literal["release", "container", "spread"] = "release"
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.fps <= 0:
@@ -121,6 +121,15 @@ class M2CLIPSampling:
         else:
             found = m2clip_segments(len(order), num_frames, num_views=views, generator=generator)
         return order[found]
+
+
+def released_sampling(config: DataConfig, dataset: str) -> DataConfig:
+    """The settings to test with on a dataset, where those of the sampling leave that to the release."""
+    sampling = config.sampling
+    if not isinstance(sampling, OpenVCLIPSampling) or sampling.starts != "release":
+        return config
+    starts: Literal["container", "spread"] = "spread" if dataset.startswith("hmdb51") else "container"
+    return dataclasses.replace(config, sampling=dataclasses.replace(sampling, starts=starts))
 
 
 Sampling = UniformSampling | DenseSampling | OpenVCLIPSampling | M2CLIPSampling

@@ -14,7 +14,15 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, gather_object
 from torch import Tensor
 
-from vactk.data.loading import Batch, DataConfig, Picture, Problem, VideoDataset, eval_loader
+from vactk.data.loading import (
+    Batch,
+    DataConfig,
+    Picture,
+    Problem,
+    VideoDataset,
+    eval_loader,
+    released_sampling,
+)
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.checkpoint import VideoModel
@@ -159,6 +167,7 @@ def score_variants(
     progress: Progress | None = None,
 ) -> list[Scores]:
     """What `score_videos` gives for every variant of the model, while each video is read once."""
+    config = released_sampling(config, videos.name)
     dataset = VideoDataset(videos.records, config, picture_of(model), train=False)
     rank, world = accelerator.process_index, accelerator.num_processes
     rows: list[list[Row]] = [[] for _ in variants]

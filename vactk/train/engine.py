@@ -268,16 +268,14 @@ class Engine:
             places += batch.places.tolist()
             failures += batch.failures
             values = {}
-            seed = derive_seed(
-                self.recipe.run.seed, step, part
-            )  # of both passes: they see the same templates
+            seed = derive_seed(self.recipe.run.seed, step, part)
             torch.manual_seed(seed)
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
                     mixed = self._losses(batch)["loss"]
                     self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
                     values["interpolated_loss"] = mixed
-                torch.manual_seed(seed)
+                torch.manual_seed(seed)  # both passes see the same templates
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
                 losses = self._losses(batch)

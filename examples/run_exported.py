@@ -98,7 +98,7 @@ def openvclip_frames(clock: Clock, wanted: int, views: int, sampling: dict[str, 
     timed = None not in clock.stamps
     frames = (timed and clock.frames) or len(clock.stamps)
     ticks = clock.ticks if timed else 0
-    if ticks and sampling["starts"] == "container":
+    if ticks and sampling["starts"] != "spread":
         length = math.ceil(stride * (wanted - 1) / sampling["fps"] * clock.rate)
         stamps, step = np.array(clock.stamps), ticks / frames
         for view in range(views):

@@ -129,6 +129,23 @@ def test_what_had_to_be_chosen_is_told(sampling, video, notes):
     assert video_dataset.sampling_notes(sampling, video, 8) == notes
 
 
+def test_views_start_as_the_release_has_it_for_the_dataset():
+    released, chosen = OpenVCLIPSampling(), OpenVCLIPSampling(starts="container")
+    for sampling, dataset, starts in (
+        (released, "hmdb51", "spread"),
+        (released, "hmdb51/novel", "spread"),
+        (released, "ucf101", "container"),
+        (chosen, "hmdb51", "container"),
+    ):
+        found = video_dataset.released_sampling(DataConfig(sampling=sampling), dataset)
+        assert found == DataConfig(sampling=OpenVCLIPSampling(starts=starts))
+    assert video_dataset.released_sampling(DataConfig(), "hmdb51") == DataConfig()
+    video = timeline(300, stated_ticks=300, stated_frames=300)
+    spread = OpenVCLIPSampling(starts="spread").indices(video, 8, 3, train=False)
+    assert spread[-1, 0] == 192  # twice half of what a view of 107 frames leaves, rounded down
+    assert released.indices(video, 8, 3, train=False)[-1, 0] == 137
+
+
 def test_choices_are_counted_over_the_videos(records):
     (batch,) = eval_loader(dataset(records, workers=0, sampling=DenseSampling(stride=30)), 8)
     assert batch.notes == [video_dataset.SHORT] * len(records)
@@ -147,7 +164,7 @@ def test_where_a_header_has_no_frame_rate_the_time_stamps_give_it(rate):
     [
         ({"name": "openvclip", "stride": 0}, "stride must be at least 1"),
         ({"name": "openvclip", "fps": 0}, "fps above 0, got 16 and 0"),
-        ({"name": "openvclip", "starts": "ends"}, "must be one of container, spread"),
+        ({"name": "openvclip", "starts": "ends"}, "must be one of release, container, spread"),
         ({"name": "m2clip", "stride": -1}, "stride must be at least 0, got -1"),
     ],
 )

@@ -115,7 +115,6 @@ def test_workers_that_are_started_anew_read_the_same(monkeypatch):
     """As on systems, and in later versions of Python, where processes are not forked."""
     context = torch.multiprocessing.get_context("spawn")
     monkeypatch.setattr(torch.multiprocessing, "get_context", lambda: context)
-    monkeypatch.setattr(worker_pool, "ORPHAN_CHECK_S", 0.05)
     assert [out.values.tolist() for out in read(Numbers(), 6, num_workers=1)] == batches(6)
 
 

@@ -14,7 +14,7 @@ from vactk.data.datasets import find_dataset
 from vactk.data.file_tree import INDEX_NAME, FileTree
 from vactk.data.find_annotations import read_annotations
 from vactk.errors import VactkError
-from vactk.evaluate.protocol import Protocol, find_protocol, protocols
+from vactk.evaluate.protocol import Protocol, find_protocol, protocols, published
 from vactk.evaluate.protocol_splits import content_hash, load_protocol_data
 
 
@@ -30,6 +30,20 @@ def test_every_protocol_is_of_a_benchmark_and_says_what_it_measures():
         for split, count in zip(protocol.splits, protocol.num_videos, strict=False):
             if protocol.classes == "all" and "+" not in split:
                 assert count == benchmark.counts[split]
+
+
+def test_published_numbers_are_of_protocols_and_say_where_they_stand():
+    rows = published()
+    assert {row.protocol for row in rows} <= set(protocols())
+    assert all(0 < row.value < 100 and row.source and row.method for row in rows)
+    keys = [(row.protocol, row.method, row.backbone, row.metric) for row in rows]
+    assert len(set(keys)) == len(keys)
+    means = {key: row.value for key, row in zip(keys, rows, strict=True)}
+    for (protocol, method, backbone, metric), value in means.items():
+        if metric == "harmonic_mean":
+            base, novel = (means[protocol, method, backbone, name] for name in ("base", "novel"))
+            assert 2 / (1 / base + 1 / novel) == pytest.approx(value, abs=0.11)
+        assert (metric == "top1") == (protocols()[protocol].classes != "base_novel")
 
 
 def test_unknown_and_contradictory_protocols_are_refused():

@@ -44,7 +44,7 @@ def test_the_frames_are_vactks(example, num_frames, views):
     assert (found == dense_clips(num_frames, 8, 3, num_views=views).numpy()).all()
 
 
-@pytest.mark.parametrize("starts", ["container", "spread"])
+@pytest.mark.parametrize("starts", ["release", "spread"])
 @pytest.mark.parametrize("stated", [0, 1, 512])
 @pytest.mark.parametrize("views", [1, 3])
 def test_so_are_those_of_the_releases(example, stated, views, starts):

@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 from vactk.checkpoints.checkpoint import load_model
 from vactk.checkpoints.load import load_foreign
 from vactk.cli.app import app
+from vactk.config import build as settings
+from vactk.data.config import M2CLIPSampling
 from vactk.data.shapes import clips
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.text_tower import TextAdapterConfig
 from vactk.models.video_model import Heads, ModelConfig, new_model
+from vactk.train.recipe import Recipe
 
 TOY = BackboneConfig(name="toy")
 CLASSES = ("star moving left", "key moving right", "fish moving up")
@@ -98,6 +101,20 @@ def test_widths_kernels_and_places_are_read_off_the_tensors(tmp_path, placement,
         torch.testing.assert_close(found.clip.encode_text(tokens), model.clip.encode_text(tokens))
         pooled = model.clip.video_features(video).pooled
         torch.testing.assert_close(found.class_head(pooled), model.class_head(pooled))
+
+
+@pytest.mark.parametrize(("num_classes", "views", "crops", "stride"), [(400, 3, 4, 16), (174, 1, 3, 0)])
+def test_files_open_with_the_views_of_their_dataset(tmp_path, num_classes, views, crops, stride):
+    model = build()
+    model.class_head.fc = torch.nn.Linear(model.class_head.fc.in_features, num_classes)
+    found = load_foreign(release(model, tmp_path / "checkpoint-0.pth"), TOY)
+    data = settings(Recipe, found.info["recipe"]).data
+    assert (data.views, data.transform.eval_crops, data.sampling) == (
+        views,
+        crops,
+        M2CLIPSampling(stride=stride),
+    )
+    assert data.transform.scaling == "m2clip"
 
 
 def test_what_the_file_does_not_say_must_be_stated(tmp_path):

@@ -11,7 +11,7 @@ from vactk.checkpoints.m2clip import rename_m2clip
 from vactk.data.config import M2CLIPSampling
 from vactk.train.optim import OptimConfig, build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.video import Timeline
-from vactk.video.augment import OPERATIONS, RandAugment, apply_operations, argument
+from vactk.video.randaugment import OPERATIONS, RandAugment, apply_operations, argument
 from vactk.video.sampling import m2clip_clips, m2clip_segments
 from vactk.video.transforms import SCALINGS, TransformConfig, eval_transform, train_transform
 

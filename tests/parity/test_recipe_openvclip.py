@@ -238,7 +238,7 @@ def test_groups(case):
 def test_averaged_checkpoints(case):
     recorded, config = case.rows("averaging.json"), case.config
     average = AverageConfig(every_epochs=config["checkpoint_period"], start_epoch=recorded["wa_start"])
-    batch_size, epochs = config["batch_size"], config["max_epoch"]
+    batch_size, epochs = config["batch_size"], recorded["wa_end"]
     for num_videos in range(batch_size, 40 * batch_size, 37):  # whatever the size of the data
         ends = {num_steps(num_videos, batch_size, n): n for n in range(1, epochs + 1)}
         steps = average.steps(epochs, lambda n, size=num_videos: num_steps(size, batch_size, n))

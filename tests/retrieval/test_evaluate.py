@@ -71,6 +71,9 @@ def test_captions_are_needed_and_are_a_part_of_the_hash(model, videos, accelerat
     bare = tuple(dataclasses.replace(record, captions=()) for record in videos.records)
     with pytest.raises(VactkError, match="has no captions"):
         measured(model, dataclasses.replace(videos, records=bare), accelerator)
+    same = tuple(dataclasses.replace(record, captions=("a video",)) for record in videos.records)
+    with pytest.raises(VactkError, match="all 6 captions of mine are the same, 'a video'"):
+        measured(model, dataclasses.replace(videos, records=same), accelerator)
     other = dataclasses.replace(videos.records[0], captions=("something else",))
     changed = dataclasses.replace(videos, records=(other, *videos.records[1:]))
     first, second = (measured(model, each, accelerator) for each in (videos, changed))
@@ -82,3 +85,9 @@ def test_captions_are_needed_and_are_a_part_of_the_hash(model, videos, accelerat
         records=tuple(dataclasses.replace(record, label=0) for record in videos.records),
     )
     assert measured(model, labelled, accelerator).hash == first.hash
+
+
+def test_enormous_captions_are_cut_and_counted(model, videos, accelerator):
+    first = dataclasses.replace(videos.records[0], captions=("word " * 200_000,))
+    result = measured(model, dataclasses.replace(videos, records=(first, *videos.records[1:])), accelerator)
+    assert result.texts_cut == 1

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from vactk.child_processes import SIGNALS, Parent, end_with, hear_signals, signals_held, this_process
 from vactk.cli.display import is_main_process
 from vactk.errors import RestartError, VactkError
 
@@ -30,8 +31,8 @@ INTERRUPTED = 130
 FAILED = 1
 POLL_S = 0.5
 GRACE_S = 10.0  # for the others to end, once a process has failed
+STOP_GRACE_S = 1.5  # once a process has ended by a signal to all: each saves before the first ends
 LOG_TAIL = 4000  # characters of what a process wrote before it crashed
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL", "gloo")
 
 command_line: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
@@ -116,35 +117,32 @@ def _launch(world: int, arguments: Sequence[str]) -> Ending:
 
     store = TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
+    parent = this_process("spawn")
     failures = context.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="vactk-") as folder:
         logs = [Path(folder, f"{rank}.log") for rank in range(world)]
         children = [
             context.Process(
-                target=_child, args=(rank, world, store.port, arguments, failures, str(logs[rank]))
+                target=_child, args=(parent, rank, world, store.port, arguments, failures, str(logs[rank]))
             )
             for rank in range(world)
         ]
         with _forwarding(children) as forwarded:
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, SIGNALS
-            )  # children take the mask over, until they are ready
-            try:
+            with signals_held():
                 for child in children:
                     child.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            codes, heard = _wait(children, failures)
+            codes, heard = _wait(children, failures, forwarded)
         return _ending(codes, heard, logs, bool(forwarded))
 
 
 def _child(
-    rank: int, world: int, port: int, arguments: Sequence[str], failures: Any, log: str
+    parent: Parent, rank: int, world: int, port: int, arguments: Sequence[str], failures: Any, log: str
 ) -> None:  # the life of one process
     global _failures
     try:
+        end_with(parent)
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        hear_signals()
         _failures = failures
         threads = max(1, len(os.sched_getaffinity(0)) // world) if hasattr(os, "sched_getaffinity") else 1
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -200,10 +198,12 @@ def _forwarding(children: Sequence[Any]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _wait(children: Sequence[Any], failures: Any) -> tuple[list[int], list[Failure]]:
+def _wait(
+    children: Sequence[Any], failures: Any, forwarded: Sequence[int]
+) -> tuple[list[int], list[Failure]]:
     """Their exit codes, 0 for those that were ended here, and what they had to say.
 
-    Where one fails the others would wait for it for ever: they are ended too.
+    Where one fails, or is interrupted, the others would wait for it for ever: they are ended too.
     """
     heard: list[Failure] = []
     codes: list[int] = []
@@ -212,10 +212,10 @@ def _wait(children: Sequence[Any], failures: Any) -> tuple[list[int], list[Failu
         wait([child.sentinel for child in left], timeout=POLL_S)
         while not failures.empty():
             heard.append(failures.get())
-        failed = any(child.exitcode not in (None, 0, INTERRUPTED) for child in children)
-        if failed and deadline_s is None:
+        harmless = (None, 0) if forwarded else (None, 0, INTERRUPTED)
+        if deadline_s is None and any(child.exitcode not in harmless for child in children):
             codes = [child.exitcode or 0 for child in children]
-            deadline_s = time.monotonic() + GRACE_S
+            deadline_s = time.monotonic() + (STOP_GRACE_S if forwarded else GRACE_S)
             for child in left:
                 child.terminate()
         elif deadline_s is not None and time.monotonic() > deadline_s:

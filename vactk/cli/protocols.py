@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vactk.cli.display import percent, print_json, print_line, print_table
 
+if TYPE_CHECKING:
+    from vactk.evaluate.protocol import Published
+
 
 def list_protocols(*, as_json: bool) -> None:
-    """All protocols that vactk knows."""
-    from vactk.evaluate.protocol import protocols
+    """All protocols that vactk knows, each with the numbers that were published by it."""
+    from vactk.evaluate.protocol import protocols, published
 
+    numbers = {name: [row for row in published() if row.protocol == name] for name in protocols()}
     if as_json:
         known = [
             {
@@ -21,13 +26,21 @@ def list_protocols(*, as_json: bool) -> None:
                 "num_classes": p.num_classes,
                 "num_videos": list(p.num_videos),
                 "hash": p.hash,
+                "published": [
+                    {key: value for key, value in vars(row).items() if key != "protocol"}
+                    for row in numbers[p.name]
+                ],
             }
             for p in protocols().values()
         ]
         print_json({"protocols": known})
         return
-    rows = ([p.name, p.title, _counts(p.num_videos), p.hash or "-"] for p in protocols().values())
-    print_table("Protocols", ("protocol", "what is measured", "videos", "content"), rows)
+    rows = (
+        [p.name, p.title, _counts(p.num_videos), p.hash or "-", _published(numbers[p.name])]
+        for p in protocols().values()
+    )
+    title = "Protocols, with published numbers in % (base / novel / harmonic mean); --json has their sources"
+    print_table(title, ("protocol", "what is measured", "videos", "content", "published"), rows)
 
 
 def describe_conditions(result: dict[str, Any]) -> str:
@@ -65,6 +78,15 @@ def print_protocol(result: dict[str, Any]) -> None:
     print_table(title, ("result", "classes", "videos", "unreadable", "top-1", "top-5"), rows)
     for note in result["notes"]:
         print_line(f"note: {note}")
+
+
+def _published(rows: Sequence[Published]) -> str:
+    """A line for each method and backbone."""
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        value = f"{row.value:g}" if row.sd is None else f"{row.value:g} +- {row.sd:g}"
+        lines.setdefault(f"{row.method} {row.backbone}", []).append(value)
+    return "\n".join(f"{method}: {' / '.join(values)}" for method, values in lines.items()) or "-"
 
 
 def _counts(counts: tuple[int, ...]) -> str:

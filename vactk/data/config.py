@@ -67,9 +67,9 @@ class OpenVCLIPSampling:
 
     stride: int = 16  # frames from one to the next in a video of `fps`
     fps: float = 30.0  # frames per second that strides are counted in
-    # where several views start: by whether the container states a duration, or always from end to end, as the
-    # released scripts for HMDB51 have it
-    starts: Literal["container", "spread"] = "container"
+    # where several views start: by whether the container states a duration; spread from end to end, as where it
+    # does not; or as the released scripts for the dataset have it, which spread HMDB51's
+    starts: Literal["release", "container", "spread"] = "release"
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.fps <= 0:

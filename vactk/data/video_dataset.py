@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning
 from vactk.video.reader import Timeline, sample_video
 from vactk.video.transforms import eval_transform, train_transform
+
+
+def released_sampling(config: DataConfig, dataset: str) -> DataConfig:
+    """The settings to test with on a dataset, where those of the sampling leave that to the release."""
+    sampling = config.sampling
+    if not isinstance(sampling, OpenVCLIPSampling) or sampling.starts != "release":
+        return config
+    starts: Literal["container", "spread"] = "spread" if dataset.startswith("hmdb51") else "container"
+    return dataclasses.replace(config, sampling=dataclasses.replace(sampling, starts=starts))
 
 
 class ReadError(NamedTuple):
@@ -151,6 +161,7 @@ def eval_loader(
 ) -> BatchLoader[Key, VideoSample, Batch]:
     """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
     keys = [(0, index) for index in range(rank, len(dataset), world)]
+    batch_size = min(batch_size, max(1, len(keys)))
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return _loader(dataset, batches, batch_size * dataset.config.views * dataset.config.transform.eval_crops)
 

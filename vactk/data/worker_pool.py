@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -19,6 +19,8 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
+from vactk import interrupt
+from vactk.child_processes import Parent, end_with, hear_signals, signals_held, this_process
 from vactk.errors import VactkError
 
 Key = TypeVar("Key")
@@ -29,7 +31,6 @@ Batch = TypeVar("Batch")
 
 DEPTH = 2  # batches that a worker is given at once: one to read, and one so that it need not wait
 POLL_S = 0.5
-ORPHAN_CHECK_S = 5.0
 CRASHES_ALLOWED = (
     2  # of workers on one item: the first may have been another's doing, such as a lack of memory
 )
@@ -60,7 +61,8 @@ class BatchLoader(Generic[Key, Item, Batch]):
     """Iterates over batches, in their order, each read whole by one worker.
 
     An item on which a worker takes longer than `timeout_s`, or twice dies, comes as the source's `failed`; a
-    new worker takes the place of the lost one. Without workers everything is read here, unprotected.
+    new worker takes the place of the lost one. Without workers everything is read here, unprotected. A signal
+    that is put off ends the iteration, by Stopped.
     """
 
     def __init__(
@@ -81,10 +83,10 @@ class BatchLoader(Generic[Key, Item, Batch]):
         self.timeout_s = timeout_s
         self.workers, self.shared = fit_memory(workers, batch_bytes)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         if not self.workers:
             for keys in self.batches:
-                yield self.finish(self.collate([self.source[key] for key in keys]))
+                yield self.finish(self.collate([self._read(key) for key in keys]))
             return
         crew = [_Worker(self.source, self.collate, self.shared) for _ in range(self._crew_size())]
         tasks = (Task(number, keys) for number, keys in enumerate(self.batches))
@@ -92,6 +94,7 @@ class BatchLoader(Generic[Key, Item, Batch]):
         number = 0
         try:
             while True:
+                interrupt.check()
                 for _ in range(DEPTH):
                     for worker in sorted(crew, key=lambda worker: len(worker.tasks)):
                         if len(worker.tasks) < DEPTH and len(done) < DEPTH * len(crew):
@@ -106,6 +109,10 @@ class BatchLoader(Generic[Key, Item, Batch]):
         finally:
             for worker in crew:
                 worker.stop()
+
+    def _read(self, key: Key) -> Item:
+        interrupt.check()
+        return self.source[key]
 
     def _crew_size(self) -> int:
         """No more workers than batches."""
@@ -238,10 +245,12 @@ class _Worker:
             self._pulse = context.RawArray(
                 "d", 3
             )  # when the item at hand was begun, 0 if none is; its place; its batch
+            parent = this_process(context.get_start_method())
             self.process = context.Process(
-                target=_work, args=(source, collate, theirs, self._pulse, shared), daemon=True
+                target=_work, args=(parent, source, collate, theirs, self._pulse, shared), daemon=True
             )
-            self.process.start()
+            with signals_held():
+                self.process.start()
         except OSError as error:
             raise VactkError(
                 f"cannot start a process that reads videos: {error.strerror}; --workers 0 goes without"
@@ -321,6 +330,7 @@ def _give_next(worker: _Worker, tasks: Iterator[Task[Any]]) -> None:
 
 
 def _work(
+    parent: Parent,
     source: Any,
     collate: Callable[[list[Any]], Any],
     connection: Connection,
@@ -328,13 +338,12 @@ def _work(
     shared: bool,
 ) -> None:
     """The life of a worker."""
-    parent = os.getppid()  # another one, once it has died
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too: the main process ends them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the main process does on it
+    hear_signals()
     torch.set_num_threads(1)
     while True:
-        while not connection.poll(ORPHAN_CHECK_S):
-            if os.getppid() != parent:
-                return
         try:
             number, keys, lost = connection.recv()
         except (EOFError, OSError):

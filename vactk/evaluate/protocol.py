@@ -47,6 +47,26 @@ class Protocol:
         return self.name.partition("/")[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One number of a paper or a project's page."""
+
+    protocol: str
+    method: str
+    backbone: str
+    metric: Literal["top1", "base", "novel", "harmonic_mean"]
+    value: float  # per cent
+    sd: float | None = None  # over the protocol's results
+    source: str
+
+
+@lru_cache
+def published() -> tuple[Published, ...]:
+    """All published numbers that vactk knows the source of."""
+    rows = read_yaml(FOLDER.parent / "published.yaml")["published"]
+    return tuple(build(Published, row) for row in rows)
+
+
 @lru_cache
 def protocols() -> dict[str, Protocol]:
     """All protocols, by name."""

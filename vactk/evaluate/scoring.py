@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.records import VideoSet
-from vactk.data.video_dataset import Batch, ReadError, VideoDataset, eval_loader
+from vactk.data.video_dataset import Batch, ReadError, VideoDataset, eval_loader, released_sampling
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import Scorer
 from vactk.models.video_model import VideoModel
@@ -90,6 +90,7 @@ def score_variants(
     progress: Progress | None = None,
 ) -> list[Scores]:
     """What `score_videos` gives for every variant of the model, while each video is read once."""
+    config = released_sampling(config, videos.name)
     dataset = VideoDataset(videos.records, config, image_spec(model), train=False)
     rank, world = accelerator.process_index, accelerator.num_processes
     rows: list[list[Row]] = [[] for _ in variants]

@@ -151,6 +151,8 @@ def _similarity(
     captions = [videos.records[place].captions for place in read]
     texts = [text for own in captions for text in own]
     owners = torch.tensor([number for number, own in enumerate(captions) for _ in own], dtype=torch.long)
+    if len(texts) > 1 and len(set(texts)) == 1:
+        raise VactkError(f"all {len(texts):,} captions of {videos.name} are the same, '{texts[0]:.60}'")
     embedded = embed_texts(model, texts, accelerator.device)
     vectors = torch.cat([video.vectors for video in read.values() if video.vectors is not None])
     if not torch.isfinite(embedded.vectors).all():

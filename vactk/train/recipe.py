@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +76,15 @@ class Recipe:
         choose_templates(self.templates)
         if self.shots < 0:
             raise VactkError(f"shots must be at least 0, got {self.shots}")
+
+
+def fit_batch(recipe: Recipe, num_videos: int, num_processes: int) -> Recipe:
+    """`recipe` with batches no larger than the data, which can still be shared out."""
+    run, unit = recipe.run, num_processes * recipe.run.accumulate
+    if run.batch_size <= num_videos:
+        return recipe
+    fitting = max(unit, num_videos // unit * unit)
+    return replace(recipe, run=replace(run, batch_size=min(run.batch_size, fitting)))
 
 
 def recipe_names() -> list[str]:

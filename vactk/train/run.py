@@ -17,9 +17,9 @@ from vactk.distributed import process_state
 from vactk.errors import RestartError, VactkError
 from vactk.evaluate.zero_shot import Evaluation, evaluate, score_classes
 from vactk.files.atomic import write_text
+from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.progress import Reporter
 from vactk.text.templates import choose_templates
-from vactk.train.interrupt import interruptible
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
 from vactk.train.setup import build_trainer, training_videos
@@ -77,6 +77,22 @@ def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> Trai
             reporter.message(f"{videos.name}, {videos.split}: {line}")
     engine = build_trainer(recipe, training_videos(recipe, splits[dataset.train_split]), folder, reporter)
     tests = {split: splits[split] for split in dataset.eval_splits}
+    with interruptible():
+        try:
+            return _train_and_measure(engine, tests, folder, reporter)
+        except Stopped:
+            step = engine.progress.step
+            if folder.saved_step != step:
+                folder.save_state(step, engine.state())
+                engine.on_any(False)  # none ends before it is saved: a launcher would end the others
+            raise Interrupted(
+                f"stopped after step {step}; go on with the same command and --resume"
+            ) from None
+
+
+def _train_and_measure(
+    engine: Trainer, tests: dict[str, VideoSet], folder: RunDir, reporter: Reporter
+) -> TrainResult:
     _train(engine, tests, folder, reporter)
     if engine.average is None:
         return _finish(
@@ -95,33 +111,39 @@ def _train(engine: Trainer, splits: dict[str, VideoSet], folder: RunDir, reporte
     eval_steps = max(1, round(run.eval_every * engine.steps_per_epoch)) if run.eval_every else 0
 
     monitor = Monitor(reporter.message)
-    with interruptible() as interrupted:
 
-        def on_skip(skipped: Skipped) -> None:
-            _report_skipped(engine, skipped, folder, reporter)
+    def is_measured(step: int) -> bool:
+        return eval_steps > 0 and 0 < step < engine.total_steps and step % eval_steps == 0
 
-        def on_step(step: int, values: dict[str, float]) -> None:
-            epoch = step / engine.steps_per_epoch
-            last = step == engine.total_steps
-            reporter.step(step, engine.total_steps, epoch, values)
-            monitor.see(step, values)
-            if step % run.log_every == 0 or last:
-                engine.track(step, values)
-                folder.append_metrics({"step": step, "epoch": epoch, **values})
-            if eval_steps and step % eval_steps == 0 and not last:
-                found = [_evaluate(engine, videos, reporter) for videos in splits.values()]
-                folder.append_metrics({"step": step, "epoch": epoch, "evaluation": _by_split(found)})
-            stop = engine.on_any(interrupted.is_set())
-            if step % save_steps == 0 or last or stop:
-                folder.save_state(step, engine.state())
-            if stop:
-                raise Interrupted(f"stopped after step {step}; go on with the same command and --resume")
+    def measure(step: int) -> None:
+        found = [_evaluate(engine, videos, reporter) for videos in splits.values()]
+        line = {"step": step, "epoch": step / engine.steps_per_epoch, "evaluation": _by_split(found)}
+        folder.append_metrics(line)
 
-        try:
-            engine.run(engine.total_steps, on_step, on_skip)
-        except MoreMicroBatchesError as error:
-            resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
-            raise RestartError(str(error), resumed) from error
+    def on_skip(skipped: Skipped) -> None:
+        _report_skipped(engine, skipped, folder, reporter)
+
+    def on_step(step: int, values: dict[str, float]) -> None:
+        epoch = step / engine.steps_per_epoch
+        last = step == engine.total_steps
+        reporter.step(step, engine.total_steps, epoch, values)
+        monitor.see(step, values)
+        if step % run.log_every == 0 or last:
+            engine.track(step, values)
+            folder.append_metrics({"step": step, "epoch": epoch, **values})
+        if step % save_steps == 0 or last or is_measured(step):  # measuring may be interrupted at any moment
+            folder.save_state(step, engine.state())
+        if is_measured(step):
+            measure(step)
+
+    start = engine.progress.step
+    if is_measured(start) and engine.on_any(folder.is_writer and not folder.has_evaluation(start)):
+        measure(start)
+    try:
+        engine.run(engine.total_steps, on_step, on_skip)
+    except MoreMicroBatchesError as error:
+        resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
+        raise RestartError(str(error), resumed) from error
 
 
 def _report_skipped(engine: Trainer, skipped: Skipped, folder: RunDir, reporter: Reporter) -> None:
@@ -141,15 +163,17 @@ def _report_skipped(engine: Trainer, skipped: Skipped, folder: RunDir, reporter:
 
 def _evaluate(engine: Trainer, videos: VideoSet, reporter: Reporter) -> Evaluation:
     recipe = engine.recipe
-    scores = score_classes(
-        engine.whole_model(),
-        videos,
-        recipe.data,
-        engine.accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
-        progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
-    )
+    model = engine.whole_model()
+    with at_once():
+        scores = score_classes(
+            model,
+            videos,
+            recipe.data,
+            engine.accelerator,
+            templates=choose_templates(recipe.templates),
+            batch_size=recipe.run.eval_batch_size,
+            progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
+        )
     return evaluate(videos, scores)
 
 

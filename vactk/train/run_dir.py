@@ -40,6 +40,7 @@ class RunDir:
         self.record = path / "run.json"
         self.skipped = path / "skipped.jsonl"
         self.states = path / "states"
+        self.saved_step: int | None = None  # of the state that was last saved, or loaded
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
         """Make the folder for `recipe`, or check that the run in it is the same.
@@ -82,6 +83,7 @@ class RunDir:
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
         """The state after `step` steps; the states before the last two go."""
+        self.saved_step = step
         if not self.is_writer:
             return
         with atomic_path(self.states / f"step-{step:09d}.pt") as temporary:
@@ -97,12 +99,20 @@ class RunDir:
         """The newest state that reads, on the CPU; None when there is none. `warn` hears of damaged ones."""
         for path in reversed(self._state_files()):
             try:
-                return _read_state(path)
+                state = _read_state(path)
             except (
                 Exception
             ) as error:  # damaged bytes make zipfile's and torch's readers raise nearly anything
                 warn(f"'{path}' is damaged ({type(error).__name__}); going on from the state before it")
+            else:
+                self.saved_step = state["step"]
+                return state
         return None
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether metrics.jsonl has the evaluation after `step` steps."""
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
+        return any("evaluation" in line and line["step"] == step for line in map(settings.parse_json, lines))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """One more line of metrics.jsonl."""

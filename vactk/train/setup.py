@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from vactk.text.words import PromptMasker, build_vocabulary
 from vactk.train.class_prompts import ClassPrompts, MaskedPrompts
 from vactk.train.descriptions import DescriptionTexts
 from vactk.train.provenance import describe_run
-from vactk.train.recipe import Recipe
+from vactk.train.recipe import Recipe, fit_batch
 from vactk.train.run_dir import RunDir
 from vactk.train.task import VideoTextTask, choose_trained
 from vactk.train.trainer import Trainer
@@ -87,6 +88,12 @@ def training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
 
 def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Reporter) -> Trainer:
     torch.manual_seed(recipe.run.seed)
+    asked, recipe = recipe, fit_batch(recipe, len(videos.records), PartialState().num_processes)
+    if recipe.run.batch_size < asked.run.batch_size:
+        reporter.message(
+            f"batches of {recipe.run.batch_size} videos, not {asked.run.batch_size}: there are "
+            f"{len(videos.records)} to train on"
+        )
     task = recipe.task
     prompts = [t.format(word) for t in choose_templates(recipe.templates) for word in videos.words]
     heads = Heads(

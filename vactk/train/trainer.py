@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vactk.data.batch_sampler import TrainBatches, derive_seed, num_steps
 from vactk.data.video_dataset import Batch, ReadError, VideoDataset, train_loader
 from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
+from vactk.interrupt import Stopped
 from vactk.models.video_model import VideoModel, new_model
 from vactk.train.fsdp import (
     check_sharding,
@@ -124,29 +125,33 @@ class Trainer:
     def run(self, until: int, on_step: StepDone, on_skip: StepSkipped) -> None:
         """Steps up to `until`; `on_step` hears of each, `on_skip` before it of one that was left out.
 
-        Raises VactkError when the weights are not finite, or memory runs out.
+        Raises VactkError when the weights are not finite, or memory runs out; Stopped between steps, on all
+        processes, where a signal that was put off came to one of them.
         """
         batches = self._batches(until)
         self.task.train()
         # of gradients of depthwise convolutions, whose layout differs in a dimension of size 1
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        while self.progress.step < until:
-            started = time.perf_counter()
-            try:
-                line = self._step(batches, on_skip)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                line = None
-                reason = (str(error) or type(error).__name__).splitlines()[0]
-            if line is None:  # outside of `except`, which holds on to the memory of the step
-                self._halve_pieces(reason)
-                batches = self._batches(until)
-                continue
-            self.clock.steps_s += time.perf_counter() - started
-            self.progress.step += 1
-            self._update_average()
-            on_step(self.progress.step, {**line, **self.clock.rates()})
+        try:
+            while self.progress.step < until:
+                started = time.perf_counter()
+                try:
+                    line = self._step(batches, on_skip)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    line = None
+                    reason = (str(error) or type(error).__name__).splitlines()[0]
+                if line is None:  # outside of `except`, which holds on to the memory of the step
+                    self._halve_pieces(reason)
+                    batches = self._batches(until)
+                    continue
+                self.clock.steps_s += time.perf_counter() - started
+                self.progress.step += 1
+                self._update_average()
+                on_step(self.progress.step, {**line, **self.clock.rates()})
+        finally:
+            batches.close()  # whose workers may be at work on a video that hangs
 
     def on_any(self, condition: bool) -> bool:
         """Whether `condition` holds on any process: the same answer on all of them."""
@@ -235,7 +240,7 @@ class Trainer:
                 f"with accumulate={run.accumulate}"
             )
 
-    def _batches(self, until: int) -> Iterator[Batch]:
+    def _batches(self, until: int) -> Generator[Batch, None, None]:
         run, accelerator = self.recipe.run, self.accelerator
         batches = TrainBatches(
             len(self.dataset),
@@ -264,16 +269,14 @@ class Trainer:
             places += batch.places.tolist()
             failures += batch.failures
             values = {}
-            seed = derive_seed(
-                self.recipe.run.seed, step, part
-            )  # of both passes: they see the same templates
+            seed = derive_seed(self.recipe.run.seed, step, part)
             torch.manual_seed(seed)
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
                     mixed = self._losses(batch)["loss"]
                     self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
                     values["interpolated_loss"] = mixed
-                torch.manual_seed(seed)
+                torch.manual_seed(seed)  # both passes see the same templates
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.task):
                 losses = self._losses(batch)
@@ -321,9 +324,14 @@ class Trainer:
         return dict(zip(values, means.tolist(), strict=True))
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch of this process. All of them wait for theirs together, so that all stop together."""
         started = time.perf_counter()
-        batch = next(batches)
+        batch = None
+        with contextlib.suppress(Stopped):
+            batch = next(batches)
         self.clock.waiting_s += time.perf_counter() - started
+        if self.on_any(batch is None) or batch is None:
+            raise Stopped
         self.clock.videos += len(batch.places) * self.accelerator.num_processes
         self.noted.update(batch.notes)
         return batch

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from vactk.errors import VactkError, pick
-from vactk.video.augment import MAX_LEVEL, RandAugment
+from vactk.video.randaugment import MAX_LEVEL, RandAugment
 
 LongSide = Callable[[int, int, int], int]  # of a scaled picture, by its long side, its short one, the new one
 

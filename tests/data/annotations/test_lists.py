@@ -107,6 +107,7 @@ def test_what_parts_path_and_label_is_read_from_the_lines(tmp_path, suffix, text
         ("a.csv", "path,start,end\na.mp4,3,3\n", "line 2 ends at 3 s, before it starts at 3 s"),
         ("a.jsonl", '{"video": "a.mp4"\n', "a.jsonl' line 1 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1 must be an object"),
+        ("a.jsonl", '{"video": "a.mp4", "captions": ["x", " "]}', "line 1 has an empty caption"),
         ("a.json", '{"a": 1}', "is no list of videos"),
         ("a.json", "{", "is not JSON: .* in line 1"),
     ],

@@ -153,3 +153,11 @@ def test_a_pickled_table_is_read_as_data_or_refused(tmp_path, monkeypatch, conte
     with pytest.raises(VactkError, match=message):
         read_caption_numbers(path)
     assert not (tmp_path / "harmed").exists()
+
+
+def test_msrvtts_empty_captions_are_left_out_and_counted(tmp_path):
+    path = trees.msrvtt(tmp_path) / "MSRVTT_data.json"
+    path.write_text(path.read_text().replace("caption 1 of 2", " "))
+    found = read_msrvtt_json(path)
+    assert found.splits["val"][0].captions == ("caption 0 of 2", "caption 2 of 2")
+    assert found.problems == ("1 empty captions are left out",)

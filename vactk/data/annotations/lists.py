@@ -148,6 +148,8 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         label, captions = _cell(cells, "label"), _cell(cells, "caption") or []
         if not isinstance(captions, (str, list)):
             raise wrong_line(path, number, f"has a caption that is neither text nor a list: {captions}")
+        if any(not str(text).strip() for text in ([captions] if isinstance(captions, str) else captions)):
+            raise wrong_line(path, number, "has an empty caption")
         start_s, end_s = (_seconds(path, number, _cell(cells, name)) for name in ("start_s", "end_s"))
         if start_s is not None and end_s is not None and start_s >= end_s:
             raise wrong_line(path, number, f"ends at {end_s:g} s, before it starts at {start_s:g} s")

@@ -26,7 +26,8 @@ def read_msrvtt_json(path: Path) -> Annotations:
         return _from_coco(path, content["annotations"])
     try:
         captions: dict[str, list[tuple[int, str]]] = {video["video_id"]: [] for video in content["videos"]}
-        for sentence in content["sentences"]:
+        sentences = [each for each in content["sentences"] if _text(each["caption"]).strip()]
+        for sentence in sentences:
             captions.setdefault(sentence["video_id"], []).append(
                 (int(sentence["sen_id"]), _text(sentence["caption"]))
             )
@@ -44,9 +45,11 @@ def read_msrvtt_json(path: Path) -> Annotations:
             f"'{path}' must hold `videos` with video_id and `sentences` with video_id, sen_id and caption "
             f"({type(error).__name__}: {error})"
         ) from error
-    strangers = [f"captions for '{video}', which is not among the videos" for video in captions]
+    problems = [f"captions for '{video}', which is not among the videos" for video in captions]
+    if len(sentences) < len(content["sentences"]):
+        problems.append(f"{len(content['sentences']) - len(sentences):,} empty captions are left out")
     return Annotations(
-        splits={name: tuple(entries) for name, entries in splits.items()}, problems=tuple(strangers)
+        splits={name: tuple(entries) for name, entries in splits.items()}, problems=tuple(problems)
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.hanging import WITHIN_S, hanging, is_alive, seconds_until_end, started, wait_until
+from vactk import __main__ as entry
 from vactk.cli import launch
 from vactk.cli.app import app
 from vactk.data.shapes import clips
@@ -115,3 +116,20 @@ def test_a_process_that_does_not_hear_is_ended_once_another_was_interrupted():
     codes, heard = launch._wait(children, context.SimpleQueue(), [signal.SIGINT])
     assert time.monotonic() - started_s < WITHIN_S
     assert launch._ending(codes, heard, [], True) == launch.Ending(launch.INTERRUPTED)
+
+
+def test_processes_of_torchrun_end_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(entry, "app", lambda prog_name: [(tmp_path / "runs").touch(), time.sleep(60)])
+    pids = multiprocessing.get_context("fork").SimpleQueue()
+
+    def torchrun():
+        child = multiprocessing.get_context("fork").Process(target=entry.main)
+        child.start()
+        pids.put(child.pid)
+        child.join()
+
+    with started(torchrun, tmp_path / "hangs"):  # killed at its end
+        child = pids.get()
+        wait_until((tmp_path / "runs").exists)
+    wait_until(lambda: not is_alive(child), WITHIN_S)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,18 +151,6 @@ def test_the_signal_is_asked_for_by_the_thread_that_lasts(is_main):
             found = this_process(method) if is_main else pool.submit(this_process, method).result()
             assert (found.pid, found.signals) == (os.getpid(), is_main)
     assert not this_process("forkserver").signals  # the server would be the parent
-
-
-def test_workers_outlive_the_thread_that_started_them():
-    reader = iter(BatchReader(Numbers(), batches(30), collate, workers=2, timeout_s=60))
-    thread = threading.Thread(target=next, args=(reader,))
-    thread.start()
-    thread.join()
-    crew = {child.pid for child in torch.multiprocessing.active_children()}
-    assert len(crew) == 2
-    assert next(reader).values.tolist() == [3, 4, 5]
-    assert {child.pid for child in torch.multiprocessing.active_children()} == crew
-    reader.close()
 
 
 def test_what_goes_through_shared_memory_fits_it(monkeypatch):

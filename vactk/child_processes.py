@@ -64,6 +64,12 @@ def end_with(parent: Parent) -> None:
     threading.Thread(target=_watch, args=(parent.lifeline,), daemon=True).start()
 
 
+def end_with_launcher() -> None:
+    """Have this process end with torchrun or `accelerate launch`, where one of them started it; Linux alone can."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        _ask_for_signal()
+
+
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
     """Start processes in here: Ctrl-C and SIGTERM wait, in this one too, until each has called `hear_signals`."""

@@ -59,12 +59,12 @@ def at_once() -> Iterator[None]:
     if heard is None:
         yield
         return
-    heard.at_once = True
+    outer, heard.at_once = heard.at_once, True
     try:
         check()
         yield
     finally:
-        heard.at_once = False
+        heard.at_once = outer
 
 
 def check() -> None:

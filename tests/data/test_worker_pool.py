@@ -5,10 +5,9 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.hanging import WITHIN_S, hanging, is_alive, started, wait_until
+from vactk import child_processes
+from vactk.child_processes import this_process
 from vactk.data import worker_pool
 from vactk.data.worker_pool import BatchLoader, fit_memory, usable_processors
 from vactk.errors import VactkError
@@ -127,29 +129,30 @@ def test_leaving_early_ends_the_workers():
     assert not any(child.is_alive() for child in children)
 
 
-def test_workers_end_with_a_parent_that_is_killed():
-    code = (
-        "import os, sys, time\n"
-        "from tests.data.test_worker_pool import Numbers, batches, collate\n"
-        "from vactk.data import worker_pool as workers\n"
-        "workers.ORPHAN_CHECK_S = 0.2\n"
-        "reader = iter(workers.BatchLoader(Numbers(), batches(99), collate, workers=2, timeout_s=60))\n"
-        "next(reader)\n"
-        "import torch\n"
-        "print(*[child.pid for child in torch.multiprocessing.active_children()], flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=root)
-    assert process.stdout is not None
-    pids = [int(pid) for pid in process.stdout.readline().split()]
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert pids
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+@pytest.mark.parametrize("by", ["signal", "pipe"])
+def test_workers_that_hang_end_with_a_parent_that_is_killed(by, tmp_path, monkeypatch):
+    if by == "pipe":
+        monkeypatch.setattr(
+            child_processes, "_ask_for_signal", lambda: False
+        )  # as on other systems than Linux
+
+    def wait_for_ever():
+        list(BatchLoader(Numbers(), batches(99), collate, workers=3, timeout_s=600))
+
+    with started(wait_for_ever, tmp_path / "hangs", healthy=1):  # killed at its end
+        crew = hanging(tmp_path / "hangs", 3)
+        assert all(map(is_alive, crew))
+    wait_until(lambda: not any(map(is_alive, crew)), WITHIN_S)
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_the_signal_is_asked_for_by_the_thread_that_lasts(is_main):
+    """Linux ends children with the thread that started them, which may end long before the process."""
+    with ThreadPoolExecutor(1) as pool:
+        for method in ("fork", "spawn"):
+            found = this_process(method) if is_main else pool.submit(this_process, method).result()
+            assert (found.pid, found.signals) == (os.getpid(), is_main)
+    assert not this_process("forkserver").signals  # the server would be the parent
 
 
 def test_what_goes_through_shared_memory_fits_it(monkeypatch):

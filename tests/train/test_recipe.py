@@ -12,7 +12,7 @@ from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import Heads, ModelConfig, new_model
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
-from vactk.train.recipe import Recipe, read_recipe, recipe_names
+from vactk.train.recipe import Recipe, fit_batch, read_recipe, recipe_names
 from vactk.train.task import choose_trained
 from vactk.video import Timeline
 
@@ -103,3 +103,19 @@ def test_trained_parameters_are_those_that_the_layers_add_up_to(name, places):
         + class_head
         + word_head
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "accumulate", "videos", "processes", "expected"),
+    [
+        (32, 1, 32, 1, 32),
+        (32, 1, 20, 1, 20),
+        (32, 1, 21, 2, 20),
+        (32, 4, 21, 2, 16),
+        (32, 4, 7, 2, 8),  # no smaller one can be shared out
+        (4, 4, 3, 1, 4),
+    ],
+)
+def test_a_batch_is_no_larger_than_the_data(asked, accumulate, videos, processes, expected):
+    recipe = build(Recipe, {"run": {"batch_size": asked, "accumulate": accumulate}})
+    assert fit_batch(recipe, videos, processes).run.batch_size == expected

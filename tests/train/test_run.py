@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.hanging import WITHIN_S, hanging, seconds_until_end, started, wait_until
+from tests.train.conftest import Quiet
 from vactk.checkpoints.checkpoint import load_model
 from vactk.config import build, read_yaml
 from vactk.errors import VactkError
@@ -236,3 +238,51 @@ def test_two_processes_do_not_work_on_one_run(tmp_path, quick_recipe, reporter):
     reporter.on_step = second
     train(quick_recipe("run.epochs=0.5"), tmp_path / "run", resume=False, reporter=reporter)
     assert said == [f"another process is at work on the run in '{tmp_path / 'run'}'"]
+
+
+def test_batches_larger_than_the_data_are_cut_to_it_in_words(tmp_path, quick_recipe, reporter):
+    train(quick_recipe("run.batch_size=64"), tmp_path / "run", resume=False, reporter=reporter)
+    assert "batches of 15 videos, not 64: there are 15 to train on" in reporter.messages
+    assert len(metrics(tmp_path / "run")) == 2  # one of each epoch
+    assert load_model(tmp_path / "run").info["recipe"]["run"]["batch_size"] == 15
+
+
+def interrupted_while_hanging(recipe, folder, hangs, number, *, healthy, until):
+    """Train until a worker hangs and `until` holds; how long the process takes to end after the signal."""
+
+    def run():
+        try:
+            train(recipe, folder, resume=False, reporter=Quiet())
+        except Interrupted as interrupted:
+            print(interrupted)
+            raise SystemExit(130) from None
+
+    with started(run, hangs, healthy=healthy) as process:
+        hanging(hangs)
+        wait_until(until)
+        seconds = seconds_until_end(process, number)
+    assert process.exitcode == 130, hangs.with_suffix(".log").read_text()
+    return seconds
+
+
+@pytest.mark.parametrize(  # the third batch never comes, or measuring never ends
+    ("number", "healthy", "lines"), [(signal.SIGTERM, 9, 3), (signal.SIGINT, "training", 2)]
+)
+def test_signals_are_heard_while_a_video_hangs(tmp_path, quick_recipe, reporter, number, healthy, lines):
+    recipe = quick_recipe("data.workers=1", "run.eval_every=0.5", "run.save_every=9", "run.epochs=1")
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train(recipe, whole, resume=False, reporter=reporter)
+    seconds = interrupted_while_hanging(
+        recipe,
+        parted,
+        tmp_path / "hangs",
+        number,
+        healthy=healthy,
+        until=lambda: (parted / "metrics.jsonl").exists() and len(metrics(parted)) == lines,
+    )
+    assert seconds < WITHIN_S
+    assert "stopped after step 2;" in (tmp_path / "hangs.log").read_text()
+    train(recipe, parted, resume=True, reporter=reporter)
+    assert "going on from step 2 of 4" in reporter.messages
+    assert same_weights(whole, parted)
+    assert without_clock(metrics(whole)) == without_clock(metrics(parted))

@@ -123,7 +123,8 @@ class BatchLoader(Generic[Key, Item, Batch]):
         """What workers have finished; and new workers for those that hang or died."""
         busy = [worker for worker in crew if worker.tasks]
         waited = [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy]
-        wait(waited, timeout=min(POLL_S, self.timeout_s))
+        with interrupt.at_once():
+            wait(waited, timeout=min(POLL_S, self.timeout_s))
         for worker in busy:
             alive = worker.process.is_alive()  # before reading: what it sent until then is there
             if not worker.receive(done):

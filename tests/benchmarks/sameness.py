@@ -111,7 +111,11 @@ def main(
     differing = [key for key in before if before[key] != found.get(key)]
     for key, value in found.items():
         state = "" if key not in before else "DIFFERS" if key in differing else "the same"
-        size = f"{len(value)} values, the last {value[-1]}" if isinstance(value, list) else f"{len(value)} graphs"
+        size = (
+            f"{len(value)} values, the last {value[-1]}"
+            if isinstance(value, list)
+            else f"{len(value)} graphs"
+        )
         typer.echo(f"{key:32} {size:60.60} {state}")
     raise typer.Exit(1 if differing else 0)
 

@@ -153,11 +153,16 @@ def describe(root: Path) -> dict[str, object]:
         ),
         "public names with a docstring": f"{sum(bool(ast.get_docstring(n)) for n in documented)}/{len(documented)}",
         "docstrings": len(docstrings),
-        "docstrings that begin with What or Of": sum(text.startswith(("What ", "Of ")) for text in docstrings),
+        "docstrings that begin with What or Of": sum(
+            text.startswith(("What ", "Of ")) for text in docstrings
+        ),
         "class names defined twice or more": sum(count > 1 for count in classes.values()),
-        "files that name a tower's insides": sum(bool(TOWER_NAMES.search(m.code())) for m in modules.values()),
+        "files that name a tower's insides": sum(
+            bool(TOWER_NAMES.search(m.code())) for m in modules.values()
+        ),
         "files that import accelerate": sum(
-            any(name.split(".")[0] == "accelerate" for name in module.imports()) for module in modules.values()
+            any(name.split(".")[0] == "accelerate" for name in module.imports())
+            for module in modules.values()
         ),
         "import circles": len(circles(modules)),
     }

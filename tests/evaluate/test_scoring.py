@@ -40,14 +40,14 @@ def test_class_embeddings_are_normalised_means_over_templates(model):
     for row, word in zip(found, words, strict=True):
         texts = model.backbone.tokenize([template.format(word) for template in templates])
         with torch.no_grad():
-            each = F.normalize(model.clip.clip.encode_text(texts), dim=-1)
+            each = F.normalize(model.video_clip.backbone.encode_text(texts), dim=-1)
         torch.testing.assert_close(row, F.normalize(each.mean(0), dim=-1), rtol=1e-4, atol=1e-5)
 
 
 def test_scores_are_means_of_softmaxes_over_views_in_record_order(model, videos):
     config = DataConfig(num_frames=3, views=2, workers=0, transform=TransformConfig(eval_crops=3))
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
-    scorers = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    scorers = {"similarity": similarity_scorer(embeddings, model.video_clip.logit_scale)}
     accelerator = make_accelerator("cpu", "fp32")
     scores = score_videos(model, videos, scorers, config, accelerator, batch_size=4)
     assert scores.places.tolist() == list(range(6))
@@ -56,8 +56,8 @@ def test_scores_are_means_of_softmaxes_over_views_in_record_order(model, videos)
         views = dataset[0, place].views
         assert views.shape == (6, 3, 3, 64, 64)  # 2 views in time, 3 crops of each
         with torch.no_grad():
-            video = F.normalize(model.clip.encode_video(views), dim=-1)
-            expected = (model.clip.logit_scale * video @ embeddings.T).softmax(dim=-1).mean(dim=0)
+            video = F.normalize(model.video_clip.encode_video(views), dim=-1)
+            expected = (model.video_clip.logit_scale * video @ embeddings.T).softmax(dim=-1).mean(dim=0)
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -104,7 +104,7 @@ def test_unreadable_videos_are_listed_and_the_rest_is_scored(model, videos, tmp_
     records = (videos.records[0], Record(video=tmp_path / "page.mp4", label=0), videos.records[3])
     mixed = VideoSet(name="x", split="y", classes=videos.classes, words=videos.words, records=records)
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
-    scorers = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    scorers = {"similarity": similarity_scorer(embeddings, model.video_clip.logit_scale)}
     accelerator = make_accelerator("cpu", "fp32")
     scores = score_videos(model, mixed, scorers, DataConfig(workers=1), accelerator, batch_size=2)
     assert scores.places.tolist() == [0, 2]

@@ -20,7 +20,7 @@ def class_embeddings(
 ) -> Tensor:
     """(C, E) of unit norm: the normalised mean over templates of normalised text embeddings (CLIP's ensemble)."""
     prompts = [template.format(word) for word in words for template in templates]
-    text = model.clip.text
+    text = model.video_clip.text
     parts = [
         F.normalize(text.encode(text.trim(model.backbone.tokenize(chunk)).to(device)), dim=-1)
         for chunk in (prompts[i : i + 256] for i in range(0, len(prompts), 256))

@@ -91,7 +91,7 @@ def class_scorers(
 ) -> dict[str, Scorer]:
     """The scorers of `score_classes`, for the weights that the model has now."""
     embeddings = class_embeddings(model, videos.words, templates, device)
-    similarity = similarity_scorer(embeddings, model.clip.logit_scale.detach(), model.config.similarity)
+    similarity = similarity_scorer(embeddings, model.video_clip.logit_scale.detach(), model.config.similarity)
     scorers: dict[str, Scorer] = {"similarity": similarity}
     head = model.class_head
     if head is not None and model.heads.knows(videos.classes):
@@ -214,7 +214,7 @@ def evaluate_protocol(
     scorers: dict[str, Scorer] = {}
     for draw in plan.draws:
         own = embeddings[list(draw.classes)]
-        scorers.setdefault(_scorer_name(draw), similarity_scorer(own, model.clip.logit_scale))
+        scorers.setdefault(_scorer_name(draw), similarity_scorer(own, model.video_clip.logit_scale))
     scores = score_videos(
         model,
         plan.videos,

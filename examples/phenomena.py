@@ -170,7 +170,7 @@ def every_motion(videos: VideoSet) -> VideoSet:
 def class_scores(model: VideoModel, videos: VideoSet, recipe: Recipe, accelerator: Any) -> tuple[Any, Any]:
     """Log-probabilities (N, C) by similarity to the classes' words, and labels (N,)."""
     embeddings = class_embeddings(model, videos.words, ("a {}",), accelerator.device)
-    scorers = {"similarity": similarity_scorer(embeddings, model.clip.logit_scale)}
+    scorers = {"similarity": similarity_scorer(embeddings, model.video_clip.logit_scale)}
     scores = score_videos(model, videos, scorers, recipe.data, accelerator, batch_size=32)
     labels = torch.tensor([record.label for record in videos.records])
     return scores.probabilities["similarity"].log(), labels
@@ -182,7 +182,7 @@ def still_accuracies(model: VideoModel, seed: int) -> dict[str, float]:
     stills = load_stills("test", 1000, seed)
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.backbone.mean, model.backbone.std))
     pictures = ((stills.images / 255 - mean) / std)[:, None]  # (N, 1, 3, H, W)
-    embeddings = torch.cat([model.clip.encode_video(part) for part in pictures.split(256)])
+    embeddings = torch.cat([model.video_clip.encode_video(part) for part in pictures.split(256)])
     found = {}
     for name, words, labels in (
         ("still shape", shape_names(), stills.shapes),

@@ -130,7 +130,7 @@ def make_pickles(folder: Path) -> list[Path]:
     torch.save({"state_dict": tensors, "epoch": 3}, folder / "wrapped.pth")
     torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, folder / "old.pt",
                _use_new_zipfile_serialization=False)  # fmt: skip
-    clip = new_model(build(ModelConfig, {"backbone": {"name": "toy"}})).clip.clip.state_dict()
+    clip = new_model(build(ModelConfig, {"backbone": {"name": "toy"}})).video_clip.backbone.state_dict()
     small = {f"model.{name}": tensor[:2].clone() for name, tensor in clip.items() if tensor.ndim}
     torch.save({"model_state": small}, folder / "openvclip.pth")
     return sorted(folder.iterdir())

@@ -61,7 +61,7 @@ def build(added: dict[str, object], backbone: BackboneConfig) -> VideoModel:
     torch.manual_seed(0)
     model = new_model(ModelConfig(backbone=backbone, **added))
     with torch.no_grad():
-        for name, parameter in model.modules().named_parameters():
+        for name, parameter in model.module_dict().named_parameters():
             if not name.startswith("clip."):
                 parameter.add_(0.02 * torch.randn_like(parameter))
     return model
@@ -121,7 +121,7 @@ def main() -> None:
                     run = GRAPHS[FORMATS[kind].format].run(output / file.path)
                     video = samples.videos[0]
                     eager, found = least(
-                        [lambda: model.clip.encode_video(video), lambda: run(video)],  # noqa: B023 - used at once
+                        [lambda: model.video_clip.encode_video(video), lambda: run(video)],  # noqa: B023 - used at once
                         options.repeats,
                     )
                     speed = f"{eager:>9.1f}{found:>9.1f}{found / eager:>7.2f}"

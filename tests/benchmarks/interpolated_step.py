@@ -81,7 +81,7 @@ class Step:
         self.model.train(True)
         prompts = ClassPrompts(fixed=torch.nn.functional.normalize(torch.randn(400, 512), dim=-1))
         self.task = VideoTextTask(self.model, recipe.task, prompts, None)
-        modules = self.model.modules()
+        modules = self.model.module_dict()
         self.optimizer = build_optimizer(
             parameter_groups(modules.named_parameters(), recipe.optim), recipe.optim
         )

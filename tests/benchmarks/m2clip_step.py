@@ -128,7 +128,7 @@ def make(recipe_name: str) -> tuple[VideoTextTask, VideoModel]:
     model = new_model(recipe.model, heads)
     choose_trained(model, ())
     with torch.no_grad():
-        for parameter in model.modules().parameters():
+        for parameter in model.module_dict().parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn_like(parameter))
     model.train(True)
@@ -138,7 +138,7 @@ def make(recipe_name: str) -> tuple[VideoTextTask, VideoModel]:
 def vision(recipe: str, repeats: int) -> None:
     """Forward against stock open_clip, forward and backward against the plain formulation."""
     _, model = make(recipe)
-    clip: Any = model.clip
+    clip: Any = model.video_clip
     video = torch.randn(2, 8, 3, 224, 224)
 
     def backward(embed: Callable[[], Tensor]) -> None:
@@ -150,7 +150,7 @@ def vision(recipe: str, repeats: int) -> None:
         forward = medians(
             {
                 "ours": lambda: clip.encode_video(video),
-                "stock": lambda: clip.clip.encode_image(video.flatten(0, 1)),
+                "stock": lambda: clip.backbone.encode_image(video.flatten(0, 1)),
             },
             repeats,
         )
@@ -207,7 +207,7 @@ def whole_step(repeats: int) -> None:
 def one_step(*, checkpointing: bool) -> None:
     """Peak memory of a step over what the process had before it. Linux only: from /proc."""
     task, model = make("m2clip-k400")
-    model.clip.gradient_checkpointing = checkpointing
+    model.video_clip.gradient_checkpointing = checkpointing
     video, labels = torch.randn(2, 8, 3, 224, 224), torch.tensor([3, 77])
     task(video[:1, :1], labels[:1], labels[:1])  # text is prepared here
     peak_memory()

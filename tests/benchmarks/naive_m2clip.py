@@ -40,7 +40,7 @@ def ted(adapter: TEDAdapter, x: Tensor, num_frames: int) -> Tensor:
 
 def frame_embeddings(model: VideoCLIP, video: Tensor) -> tuple[Tensor, Tensor]:
     """video (B, T, 3, H, W) -> frames (B, T, E), pooled (B, D)"""
-    visual: Any = model.clip.visual
+    visual: Any = model.backbone.visual
     num_frames = video.shape[1]
     x = visual._embeds(video.flatten(0, 1))
     for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
@@ -65,7 +65,7 @@ def adapt(adapter: TextAdapter | None, x: Tensor) -> Tensor:
 
 def text_hidden(model: VideoCLIP, tokens: Tensor) -> Tensor:
     """tokens (B, 77) -> the residual stream after the last block, all tokens"""
-    clip: Any = model.clip
+    clip: Any = model.backbone
     x = clip.token_embedding(tokens) + clip.positional_embedding
     for block, added in zip(clip.transformer.resblocks, model.text_adapters, strict=True):
         assert isinstance(added, TextBlock)
@@ -78,7 +78,7 @@ def text_hidden(model: VideoCLIP, tokens: Tensor) -> Tensor:
 
 def text_embedding(model: VideoCLIP, tokens: Tensor, hidden: Tensor) -> Tensor:
     """(B, E) of unit norm, at each prompt's end token."""
-    clip: Any = model.clip
+    clip: Any = model.backbone
     at_end = clip.ln_final(hidden)[torch.arange(len(tokens)), tokens.argmax(dim=-1)]
     return F.normalize(at_end @ clip.text_projection, dim=-1)
 

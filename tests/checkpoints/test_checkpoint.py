@@ -27,7 +27,7 @@ def perturbed(config=FULL, heads=HEADS):
     torch.manual_seed(1)
     model = new_model(config, heads)
     with torch.no_grad():
-        for name, parameter in model.modules().named_parameters():
+        for name, parameter in model.module_dict().named_parameters():
             if not name.startswith("clip."):
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -38,7 +38,7 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path, towers):
     model = perturbed()
     with torch.no_grad():
         if "vision" in towers:
-            model.clip.clip.visual.proj.mul_(2)
+            model.video_clip.backbone.visual.proj.mul_(2)
     path = tmp_path / "model.safetensors"
     save_model(path, model, towers=towers, info={"step": 3, "dataset": "x"})
     loaded = load_model(tmp_path)
@@ -46,10 +46,13 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path, towers):
     assert loaded.info["step"] == 3
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
-        for one, two in zip(model.clip.video_features(video), loaded.clip.video_features(video), strict=True):
+        for one, two in zip(
+            model.video_clip.video_features(video), loaded.video_clip.video_features(video), strict=True
+        ):
             assert torch.equal(one, two)
     assert all(
-        torch.equal(t, loaded.modules().state_dict()[n]) for n, t in model.modules().state_dict().items()
+        torch.equal(t, loaded.module_dict().state_dict()[n])
+        for n, t in model.module_dict().state_dict().items()
     )
     stored = load_file(path)
     assert any(name.startswith("clip.visual.") for name in stored) == ("vision" in towers)
@@ -117,9 +120,11 @@ def test_a_new_model_equals_its_clip_with_everything_added():
     video = torch.randn(1, 4, 3, 64, 64)
     tokens = model.backbone.tokenize(["a red star", "a key over dots"])
     with torch.no_grad():
-        frames = model.clip.clip.encode_image(video[0])
-        torch.testing.assert_close(model.clip.video_features(video).frames[0], frames)
-        torch.testing.assert_close(model.clip.encode_text(tokens), model.clip.clip.encode_text(tokens))
+        frames = model.video_clip.backbone.encode_image(video[0])
+        torch.testing.assert_close(model.video_clip.video_features(video).frames[0], frames)
+        torch.testing.assert_close(
+            model.video_clip.encode_text(tokens), model.video_clip.backbone.encode_text(tokens)
+        )
 
 
 def test_what_cannot_be_built_is_refused():

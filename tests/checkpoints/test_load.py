@@ -23,7 +23,7 @@ TOY = BackboneConfig(name="toy")
 
 def openvclip_file(path, model, **more):
     """A file as Open-VCLIP's training and averaging tools write it."""
-    tensors = {f"model.{name}": t.clone() for name, t in model.clip.clip.state_dict().items()}
+    tensors = {f"model.{name}": t.clone() for name, t in model.video_clip.backbone.state_dict().items()}
     torch.save({"model_state": {**tensors, **more}}, path)
     return path
 
@@ -31,9 +31,9 @@ def openvclip_file(path, model, **more):
 def test_an_openvclip_file_becomes_a_model(tmp_path):
     source = new_model(ModelConfig(backbone=TOY, temporal=NeighbourAttentionConfig()))
     with torch.no_grad():
-        for parameter in source.clip.parameters():
+        for parameter in source.video_clip.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    raw = {f"raw_model.{name}": t for name, t in source.clip.clip.state_dict().items()}
+    raw = {f"raw_model.{name}": t for name, t in source.video_clip.backbone.state_dict().items()}
     path = openvclip_file(tmp_path / "openvclip.pth", source, **raw)
     model = load_foreign(path, TOY)
     assert model.config.temporal == NeighbourAttentionConfig(window=1, ends="zeros")
@@ -42,14 +42,14 @@ def test_an_openvclip_file_becomes_a_model(tmp_path):
     assert checkpoint_recipe(model, {}).data.view_mean == "logits"
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
-        assert torch.equal(model.clip.encode_video(video), source.clip.encode_video(video))
+        assert torch.equal(model.video_clip.encode_video(video), source.video_clip.encode_video(video))
 
 
 def test_attention_and_backbone_can_be_stated(tmp_path):
     path = openvclip_file(tmp_path / "a.pth", new_model(ModelConfig(backbone=TOY)))
     stated = {"backbone": {"name": "toy"}, "temporal": {"name": "neighbour_attention", "window": 3}}
     model = open_model(path, stated)
-    assert all(isinstance(b, NeighbourAttention) and b.window == 3 for b in model.clip.temporal)
+    assert all(isinstance(b, NeighbourAttention) and b.window == 3 for b in model.video_clip.temporal)
     assert open_model(path, {**stated, "temporal": "none"}).config.temporal == NoTemporal()
     with pytest.raises(VactkError, match="does not fit the model; missing: temporal"):
         open_model(path, {**stated, "temporal": "st_adapter"})
@@ -61,23 +61,23 @@ def test_variants_with_parameters_show_themselves(tmp_path):
     source = new_model(ModelConfig(backbone=TOY, temporal=CrossFrameAttentionConfig()))
     added = {
         f"model.visual.transformer.resblocks.{name}": tensor
-        for name, tensor in source.clip.temporal.state_dict().items()
+        for name, tensor in source.video_clip.temporal.state_dict().items()
     }
     model = load_foreign(openvclip_file(tmp_path / "c.pth", source, **added), TOY)
-    assert isinstance(model.clip.temporal[0], CrossFrameAttention)
+    assert isinstance(model.video_clip.temporal[0], CrossFrameAttention)
 
     source = new_model(ModelConfig(backbone=TOY, temporal=STAdapterConfig(width=6)))
     parts = {"down": "down", "conv": "conv3d", "up": "up"}
     added = {}
-    for name, tensor in source.clip.temporal.state_dict().items():
+    for name, tensor in source.video_clip.temporal.state_dict().items():
         block, _, part, leaf = name.split(".")
         if leaf == "weight":  # all of them are Conv3d there
             tensor = tensor[..., None, None] if part == "conv" else tensor[..., None, None, None]
         added[f"model.visual.transformer.resblocks.{block}.stadapt_{parts[part]}_1.{leaf}"] = tensor
     model = load_foreign(openvclip_file(tmp_path / "s.pth", source, **added), TOY)
     assert model.config.temporal == STAdapterConfig(width=6)
-    for name, tensor in source.clip.temporal.state_dict().items():
-        assert torch.equal(model.clip.temporal.state_dict()[name], tensor)
+    for name, tensor in source.video_clip.temporal.state_dict().items():
+        assert torch.equal(model.video_clip.temporal.state_dict()[name], tensor)
 
 
 def test_renaming():
@@ -95,7 +95,7 @@ def test_the_architecture_is_known_by_its_shapes():
     with torch.device("meta"):
         clip = new_model(
             ModelConfig(backbone=BackboneConfig(name="ViT-L-14-336", pretrained="none")), weights=False
-        ).clip.clip
+        ).video_clip.backbone
     tensors = {f"model.{name}": tensor for name, tensor in clip.state_dict().items()}
     expected = BackboneConfig(name="ViT-L-14-336", pretrained="openai", quick_gelu=True)
     assert named_config(tensors, quick_gelu=True) == expected

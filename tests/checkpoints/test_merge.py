@@ -34,11 +34,11 @@ def trained(path, towers=(), seed=1, heads=None, **config):
     model = new_model(ModelConfig(backbone=TOY, **config), heads)
     generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
-        for name, parameter in model.modules().named_parameters():
+        for name, parameter in model.module_dict().named_parameters():
             if part_of_clip(name) in (None, *towers):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_model(path, model, towers=towers, info={"recipe": {"templates": "object"}})
-    return {name: tensor.clone() for name, tensor in model.modules().state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.module_dict().state_dict().items()}
 
 
 def mixed(tmp_path, paths, weights, *, with_original=False, heads=True, stated=None):
@@ -53,7 +53,7 @@ def mixed(tmp_path, paths, weights, *, with_original=False, heads=True, stated=N
 
 
 def tensors(model):
-    return model.modules().state_dict()
+    return model.module_dict().state_dict()
 
 
 def original(**config):
@@ -89,7 +89,9 @@ def test_towards_the_original_clip_everything_goes_back_to_where_it_began(tmp_pa
     plain = new_model(ModelConfig(backbone=TOY))
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(at_zero.clip.encode_video(video), plain.clip.encode_video(video))
+        torch.testing.assert_close(
+            at_zero.video_clip.encode_video(video), plain.video_clip.encode_video(video)
+        )
     (tmp_path / "mixed.safetensors").rename(tmp_path / "once.safetensors")
     again, _ = mixed(tmp_path, [tmp_path / "once.safetensors"], interpolation(0.5), with_original=True)
     assert "drawn again from seed 5" in again.notes[0]  # a mixture still knows where it began
@@ -109,15 +111,15 @@ def test_without_the_seed_the_nearest_identity_stands_in(tmp_path, monkeypatch):
     assert "the identity nearest to the trained values" in mixture.notes[0]
     found = tensors(model)
     down, up = "temporal.-.pre_mlp_adapter.down.weight", "temporal.-.pre_mlp_adapter.conv.weight"
-    last = str(len(model.clip.temporal) - 1)
+    last = str(len(model.video_clip.temporal) - 1)
     down, up = down.replace("-", last), up.replace("-", last)
     assert torch.equal(found[down], b[down])  # random at first: its trained value
     torch.testing.assert_close(found[up], 0.25 * b[up])  # zero at first
     _, at_zero = mixed(tmp_path, [path], interpolation(0.0), with_original=True)
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
-        plain = new_model(ModelConfig(backbone=TOY)).clip.encode_video(video)
-        torch.testing.assert_close(at_zero.clip.encode_video(video), plain)
+        plain = new_model(ModelConfig(backbone=TOY)).video_clip.encode_video(video)
+        torch.testing.assert_close(at_zero.video_clip.encode_video(video), plain)
 
 
 def test_adapters_only_with_a_fine_tuned_clip(tmp_path):
@@ -144,7 +146,7 @@ def test_vision_of_one_and_text_of_the_other(tmp_path):
 
 def test_plain_weights_as_a_side(tmp_path):
     b = trained(tmp_path / "b.safetensors", ("vision",), temporal=NeighbourAttentionConfig())
-    clip = new_model(ModelConfig(backbone=TOY)).clip.clip.state_dict()
+    clip = new_model(ModelConfig(backbone=TOY)).video_clip.backbone.state_dict()
     save_file(clip, tmp_path / "clip.safetensors")
     torch.save({"state_dict": {f"module.{name}": t for name, t in clip.items()}}, tmp_path / "clip.pt")
     for plain in ("clip.safetensors", "clip.pt"):
@@ -158,7 +160,9 @@ def test_plain_weights_as_a_side(tmp_path):
 
 def test_plain_weights_of_another_clip_make_a_whole_checkpoint(tmp_path):
     a = trained(tmp_path / "a.safetensors", (), **ADAPTERS)
-    clip = {n: t + 0.01 for n, t in new_model(ModelConfig(backbone=TOY)).clip.clip.state_dict().items()}
+    clip = {
+        n: t + 0.01 for n, t in new_model(ModelConfig(backbone=TOY)).video_clip.backbone.state_dict().items()
+    }
     save_file(clip, tmp_path / "clip.safetensors")
     mixture, model = mixed(
         tmp_path, [tmp_path / "clip.safetensors", tmp_path / "a.safetensors"], interpolation(0.5)

@@ -72,8 +72,8 @@ def test_a_huggingface_clip_gives_what_transformers_gives(transformers, tmp_path
     pictures = torch.randn(3, 3, 32, 32)
     image = theirs.visual_projection(theirs.vision_model(pixel_values=pictures).pooler_output)
     text = theirs.text_projection(theirs.text_model(input_ids=TOKENS).pooler_output)
-    torch.testing.assert_close(model.clip.encode_video(pictures[:, None]), image)
-    torch.testing.assert_close(model.clip.encode_text(TOKENS), text)
+    torch.testing.assert_close(model.video_clip.encode_video(pictures[:, None]), image)
+    torch.testing.assert_close(model.video_clip.encode_text(TOKENS), text)
     assert model.config.backbone.quick_gelu == (act == "quick_gelu")
     assert model.backbone.mean == (0.1, 0.2, 0.3)
     assert model.info["import"]["left_over"] == []
@@ -98,9 +98,9 @@ def test_of_a_huggingface_xclip_towers_and_messages_map_and_the_rest_is_named(tr
     assert model.config.temporal == CrossFrameAttentionConfig(heads=2)
     video = torch.randn(2, 4, 3, 32, 32)
     frames = theirs.visual_projection(theirs.vision_model(pixel_values=video.flatten(0, 1)).pooler_output)
-    torch.testing.assert_close(model.clip.video_features(video).frames.flatten(0, 1), frames)
+    torch.testing.assert_close(model.video_clip.video_features(video).frames.flatten(0, 1), frames)
     text = theirs.text_projection(theirs.text_model(input_ids=TOKENS).pooler_output)
-    torch.testing.assert_close(model.clip.encode_text(TOKENS), text)
+    torch.testing.assert_close(model.video_clip.encode_text(TOKENS), text)
     left = model.info["import"]["left_over"]
     assert {name.split(".")[0] for name in left} == {
         "mit", "prompts_generator", "prompts_visual_layernorm", "prompts_visual_projection",
@@ -177,7 +177,7 @@ def test_plain_clips_are_checkpoints_too(tmp_path):
     for name in ("clip.safetensors", "clip.pt"):
         model = open_model(tmp_path / name, TOY)
         assert model.config.temporal == NoTemporal()
-        own = model.clip.clip.state_dict()
+        own = model.video_clip.backbone.state_dict()
         assert all(torch.equal(own[key], tensor) for key, tensor in state.items())
         assert model.info["import"] == {
             "format": "plain CLIP", "mapped": len(state), "missing": [], "left_over": [],
@@ -207,7 +207,7 @@ def test_a_vificlip_file_becomes_a_model(tmp_path):
     path = tmp_path / "vifi.pth"
     state = vificlip(path)
     model = open_model(path, TOY)
-    own = model.clip.clip.state_dict()
+    own = model.video_clip.backbone.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
     assert model.config.similarity == "video"
     report = model.info["import"]
@@ -255,7 +255,7 @@ def test_a_froster_file_becomes_a_model(tmp_path):
     assert checkpoint_recipe(model, {}).data.view_mean == "logits"
     assert model.info["import"]["format"] == "FROSTER"
     assert sorted(model.info["import"]["left_over"]) == sorted(projectors)
-    own = model.clip.clip.state_dict()
+    own = model.video_clip.backbone.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
 
 

@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory):
     config = ModelConfig(backbone=BackboneConfig(name="toy"), temporal=TEDAdapterConfig(width=4))
     model = new_model(config, Heads(classes=("star growing", "moon rising"), class_head=True))
     with torch.no_grad():
-        for parameter in model.clip.temporal.parameters():
+        for parameter in model.video_clip.temporal.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     folder = tmp_path_factory.mktemp("run")
     recipe = {"dataset": "shapes", "data": {"num_frames": 4, "views": 2}, "templates": "photo"}

@@ -41,7 +41,7 @@ def make(path, seed, towers=("vision",), **config):
     torch.manual_seed(seed)
     model = new_model(ModelConfig(backbone=TOY, **config))
     with torch.no_grad():
-        for name, parameter in model.modules().named_parameters():
+        for name, parameter in model.module_dict().named_parameters():
             if not name.startswith("clip.") or (towers and name.startswith("clip.visual.")):
                 parameter.add_(0.05 * torch.randn_like(parameter))
     save_model(Path(path), model, towers=towers, info={"recipe": {"templates": "object"}})
@@ -125,7 +125,7 @@ def test_one_checkpoint_and_the_clip_it_started_from(tmp_path):
     model, plain = load_model(tmp_path / result["output"]), new_model(ModelConfig(backbone=TOY))
     video = torch.randn(1, 2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(model.clip.encode_video(video), plain.clip.encode_video(video))
+        torch.testing.assert_close(model.video_clip.encode_video(video), plain.video_clip.encode_video(video))
     named = answer("a.safetensors", "--alpha", 0.5, "--backbone", "toy")
     own = answer("a.safetensors", "--alpha", 0.5)
     one, two = load_file(named["output"]), load_file(own["output"])
@@ -142,14 +142,16 @@ def test_a_trained_run_goes_back_to_its_own_beginning(monkeypatch):
 
 def test_an_openvclip_file_with_its_clip(tmp_path):
     source = new_model(ModelConfig(backbone=TOY))
-    state = source.clip.clip.state_dict()
+    state = source.video_clip.backbone.state_dict()
     torch.save({"model_state": {f"model.{n}": t + 0.01 for n, t in state.items()}}, "swa.pth")
     result = answer(
         "swa.pth", "--alpha", 0.5, "--backbone", "toy", "--temporal", "{name: neighbour_attention, window: 2}"
     )
     model = load_model(tmp_path / result["output"])
     assert model.config.temporal == NeighbourAttentionConfig(window=2)
-    torch.testing.assert_close(model.clip.clip.state_dict()["visual.proj"], state["visual.proj"] + 0.005)
+    torch.testing.assert_close(
+        model.video_clip.backbone.state_dict()["visual.proj"], state["visual.proj"] + 0.005
+    )
 
 
 def test_extrapolation_is_allowed_and_said():

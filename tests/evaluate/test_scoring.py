@@ -40,7 +40,7 @@ def test_class_embeddings_are_normalised_means_over_templates(model):
     for row, word in zip(found, words, strict=True):
         texts = model.backbone.tokenize([template.format(word) for template in templates])
         with torch.no_grad():
-            each = F.normalize(model.clip.clip.encode_text(texts), dim=-1)
+            each = F.normalize(model.video_clip.backbone.encode_text(texts), dim=-1)
         torch.testing.assert_close(row, F.normalize(each.mean(0), dim=-1), rtol=1e-4, atol=1e-5)
 
 
@@ -56,8 +56,8 @@ def test_scores_are_means_of_softmaxes_over_views_in_record_order(model, videos)
         views = dataset[0, place].views
         assert views.shape == (6, 3, 3, 64, 64)  # 2 views in time, 3 crops of each
         with torch.no_grad():
-            video = F.normalize(model.clip.encode_video(views), dim=-1)
-            expected = (model.clip.logit_scale * video @ embeddings.T).softmax(dim=-1).mean(dim=0)
+            video = F.normalize(model.video_clip.encode_video(views), dim=-1)
+            expected = (model.video_clip.logit_scale * video @ embeddings.T).softmax(dim=-1).mean(dim=0)
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 

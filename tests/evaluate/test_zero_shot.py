@@ -99,7 +99,7 @@ def test_a_protocol_scores_as_the_dataset_does(few, monkeypatch, similarity, tem
     model = new_model(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.clip.parameters():
+        for parameter in model.video_clip.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
     found = []
 

@@ -53,7 +53,7 @@ def small_model(small_folder):
         config = ModelConfig(backbone=BackboneConfig(name=str(small_folder)), **added)
         model = new_model(config, heads)
         with torch.no_grad():
-            for name, parameter in model.modules().named_parameters():
+            for name, parameter in model.module_dict().named_parameters():
                 if not name.startswith("clip."):
                     parameter.add_(0.1 * torch.randn_like(parameter))
         return model

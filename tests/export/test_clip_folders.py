@@ -31,14 +31,15 @@ def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, serving, samples, t
     )
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}")
     ours = open_model(tmp_path / "out")
-    own = model.clip.clip.state_dict()
-    for state in (theirs.state_dict(), ours.clip.clip.state_dict()):
+    own = model.video_clip.backbone.state_dict()
+    for state in (theirs.state_dict(), ours.video_clip.backbone.state_dict()):
         assert state.keys() == own.keys()
         assert all(torch.equal(state[name], tensor) for name, tensor in own.items())
     assert ours.backbone.mean == (0.5, 0.4, 0.3)
     assert ours.config.backbone.quick_gelu is True
     assert torch.equal(
-        theirs.encode_image(torch.ones(1, 3, 32, 32)), model.clip.clip.encode_image(torch.ones(1, 3, 32, 32))
+        theirs.encode_image(torch.ones(1, 3, 32, 32)),
+        model.video_clip.backbone.encode_image(torch.ones(1, 3, 32, 32)),
     )
 
 
@@ -68,7 +69,9 @@ def test_adapters_that_change_nothing_are_left_out(small_folder, serving):
         )
         plain = plain_clip(model)
         assert plain.notes == ("added modules that change nothing are left out",)
-        assert all(torch.equal(plain.state[name], t) for name, t in model.clip.clip.state_dict().items())
+        assert all(
+            torch.equal(plain.state[name], t) for name, t in model.video_clip.backbone.state_dict().items()
+        )
 
 
 @torch.no_grad()
@@ -78,9 +81,9 @@ def test_the_frame_adapter_folds_into_the_projection(small_model, serving, sampl
     assert any("folded" in note for note in exported.notes)
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
     pictures = torch.randn(4, 3, 32, 32)
-    expected = model.clip.encode_video(pictures[:, None])
+    expected = model.video_clip.encode_video(pictures[:, None])
     torch.testing.assert_close(theirs.encode_image(pictures), expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(model.clip.clip.encode_image(pictures), expected, atol=1e-2)
+    assert not torch.allclose(model.video_clip.backbone.encode_image(pictures), expected, atol=1e-2)
 
 
 def test_transformers_reads_a_plain_model_and_its_tokenizer(small_model, serving, samples, tmp_path):
@@ -98,9 +101,9 @@ def test_transformers_reads_a_plain_model_and_its_tokenizer(small_model, serving
     with torch.no_grad():
         image = theirs.visual_projection(theirs.vision_model(pixel_values=pictures).pooler_output)
         text = theirs.text_projection(theirs.text_model(input_ids=ours).pooler_output)
-        torch.testing.assert_close(image, model.clip.clip.encode_image(pictures))
-        torch.testing.assert_close(text, model.clip.clip.encode_text(ours))
-    assert torch.equal(theirs.logit_scale, model.clip.clip.logit_scale)
+        torch.testing.assert_close(image, model.video_clip.backbone.encode_image(pictures))
+        torch.testing.assert_close(text, model.video_clip.backbone.encode_text(ours))
+    assert torch.equal(theirs.logit_scale, model.video_clip.backbone.logit_scale)
 
 
 def test_a_plain_folder_remembers_what_of_it_is_vactks(small_model, serving, samples, tmp_path):
@@ -109,8 +112,10 @@ def test_a_plain_folder_remembers_what_of_it_is_vactks(small_model, serving, sam
     again = open_model(tmp_path / "out")
     assert again.config.temporal == NeighbourAttentionConfig(window=2)
     assert again.config.similarity == "frames"
-    own = model.clip.clip.state_dict()
-    assert all(torch.equal(own[name], tensor) for name, tensor in again.clip.clip.state_dict().items())
+    own = model.video_clip.backbone.state_dict()
+    assert all(
+        torch.equal(own[name], tensor) for name, tensor in again.video_clip.backbone.state_dict().items()
+    )
 
 
 def test_a_model_with_adapters_is_a_whole_checkpoint(small_model, serving, samples, tmp_path):
@@ -120,7 +125,7 @@ def test_a_model_with_adapters_is_a_whole_checkpoint(small_model, serving, sampl
     again = open_model(tmp_path / "out")
     assert again.config.temporal == model.config.temporal
     assert again.heads == model.heads
-    own = model.modules().state_dict()
+    own = model.module_dict().state_dict()
     stored = load_file(tmp_path / "out" / "model.safetensors")
     assert stored.keys() == own.keys()
     assert all(torch.equal(stored[name], tensor) for name, tensor in own.items())

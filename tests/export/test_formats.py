@@ -51,7 +51,7 @@ def test_modules_in_every_format_for_any_number_of_videos_and_frames(
     for batch, frames in ((1, 1), (2, 2), (3, 5), (1, 16)):
         video = torch.randn(batch, frames, 3, 32, 32)
         (found,) = run(video)
-        expected = torch.nn.functional.normalize(model.clip.encode_video(video), dim=-1)
+        expected = torch.nn.functional.normalize(model.video_clip.encode_video(video), dim=-1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_text_encoder_and_classifier(small_model, serving, samples, tmp_path, ki
     exported = export_model(model, tmp_path / "out", config, asked, samples)
     assert [file.part for file in exported.files] == ["text_encoder", "classifier"]
     tokens = model.backbone.tokenize(["a dog", "a cat on a mat"])
-    expected = torch.nn.functional.normalize(model.clip.encode_text(tokens), dim=-1)
+    expected = torch.nn.functional.normalize(model.video_clip.encode_text(tokens), dim=-1)
     run = GRAPHS[kind].run(tmp_path / "out" / exported.files[0].path)
     for length in (7, 16):
         torch.testing.assert_close(run(tokens[:, :length])[0], expected, rtol=0, atol=1e-5)
@@ -143,7 +143,7 @@ def test_a_wrong_result_fails_and_leaves_nothing(small_model, serving, samples, 
 def test_a_model_with_values_that_are_not_finite(small_model, serving, tmp_path):
     model = small_model()
     with torch.no_grad():
-        model.clip.clip.visual.proj[0, 0] = float("nan")
+        model.video_clip.backbone.visual.proj[0, 0] = float("nan")
     with pytest.raises(VactkError, match=r"not finite, the first in clip.visual.proj: nothing to export"):
         export_model(model, tmp_path / "out", ExportConfig(), serving(), Samples())
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from vactk.models.text_tower import TextAdapterConfig
 @pytest.mark.parametrize("zeros", [True, False])
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_padded_attention_is_neighbour_attention(small_model, window, zeros):
-    block = small_model().clip.clip.visual.transformer.resblocks[0]
+    block = small_model().video_clip.backbone.visual.transformer.resblocks[0]
     x = torch.randn(2 * 5, 6, 32)
     ours, padded = NeighbourAttention(window, zeros=zeros), PaddedNeighbourAttention(window, zeros=zeros)
     for num_frames in (1, 2, 5, 10):
@@ -55,12 +55,12 @@ MODULES = {
 @torch.no_grad()
 def test_the_video_encoder_gives_what_the_model_gives_and_copies_no_weights(small_model, name):
     model = small_model(**MODULES[name])
-    encoder = VideoEncoder(model.clip, "video").eval()
+    encoder = VideoEncoder(model.video_clip, "video").eval()
     for num_frames in (1, 2, 7):
         video = torch.randn(2, num_frames, 3, 32, 32)
-        expected = torch.nn.functional.normalize(model.clip.encode_video(video), dim=-1)
+        expected = torch.nn.functional.normalize(model.video_clip.encode_video(video), dim=-1)
         torch.testing.assert_close(encoder(video), expected)
-    own = {parameter.data_ptr() for parameter in model.modules().parameters()}
+    own = {parameter.data_ptr() for parameter in model.module_dict().parameters()}
     assert {parameter.data_ptr() for parameter in encoder.parameters()} <= own
     assert not any("token_embedding" in name for name, _ in encoder.named_parameters())
 
@@ -68,9 +68,9 @@ def test_the_video_encoder_gives_what_the_model_gives_and_copies_no_weights(smal
 @torch.no_grad()
 def test_the_text_encoder_takes_texts_of_any_length(small_model):
     model = small_model(text_adapter=TextAdapterConfig(layers=2, width=4, placement="both"))
-    encoder = TextEncoder(model.clip).eval()
+    encoder = TextEncoder(model.video_clip).eval()
     tokens = model.backbone.tokenize(["a dog", "a red star moving left"])
-    expected = torch.nn.functional.normalize(model.clip.encode_text(tokens), dim=-1)
+    expected = torch.nn.functional.normalize(model.video_clip.encode_text(tokens), dim=-1)
     for length in (8, 12, 16):
         torch.testing.assert_close(encoder(tokens[:, :length]), expected)
     assert not any("visual" in name for name, _ in encoder.named_parameters())
@@ -82,10 +82,14 @@ def test_the_classifier_answers_as_it_was_asked_to(small_model, answer):
     model = small_model(classes=("a", "b", "c"))
     classes = torch.nn.functional.normalize(torch.randn(3, 24), dim=-1)
     video = torch.randn(2, 3, 3, 32, 32)
-    logits, probabilities = Classifier(model.clip, "video", classes, answer, model.class_head).eval()(video)
-    features = model.clip.video_features(video)
+    logits, probabilities = Classifier(model.video_clip, "video", classes, answer, model.class_head).eval()(
+        video
+    )
+    features = model.video_clip.video_features(video)
     similar = (
-        model.clip.logit_scale * torch.nn.functional.normalize(features.frames.mean(1), dim=-1) @ classes.T
+        model.video_clip.logit_scale
+        * torch.nn.functional.normalize(features.frames.mean(1), dim=-1)
+        @ classes.T
     )
     told = model.class_head(features.pooled).softmax(-1)
     expected = {

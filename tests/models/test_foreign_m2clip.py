@@ -67,7 +67,7 @@ def build(placement="pre_mlp", layers=()):
         Heads(classes=CLASSES, class_head=True, vocabulary=("a", "b")),
     )
     with torch.no_grad():
-        for name, parameter in model.modules().named_parameters():
+        for name, parameter in model.module_dict().named_parameters():
             if not name.startswith("clip."):
                 parameter.copy_(0.1 * torch.randn_like(parameter))
     return model
@@ -76,9 +76,9 @@ def build(placement="pre_mlp", layers=()):
 def release(model, path):
     """The file that the published training script would have written for `model`."""
     tensors = {}
-    for name, tensor in model.modules().state_dict().items():
+    for name, tensor in model.module_dict().state_dict().items():
         if not name.startswith("clip."):
-            theirs = published_name(name, len(model.clip.text.blocks))
+            theirs = published_name(name, len(model.video_clip.text.blocks))
             tensors[theirs] = tensor[:, :, None] if name.endswith("diff_conv.weight") else tensor
     torch.save({"model": tensors, "next_epoch": 1, "optimizer": {"state": {}}}, path)
     return path
@@ -95,11 +95,11 @@ def test_widths_kernels_and_places_are_read_off_the_tensors(tmp_path, placement,
     video, tokens = torch.randn(2, 4, 3, 64, 64), model.backbone.tokenize(["a star", "two keys"])
     with torch.no_grad():
         for ours, theirs in zip(
-            model.clip.video_features(video), found.clip.video_features(video), strict=True
+            model.video_clip.video_features(video), found.video_clip.video_features(video), strict=True
         ):
             torch.testing.assert_close(theirs, ours)
-        torch.testing.assert_close(found.clip.encode_text(tokens), model.clip.encode_text(tokens))
-        pooled = model.clip.video_features(video).pooled
+        torch.testing.assert_close(found.video_clip.encode_text(tokens), model.video_clip.encode_text(tokens))
+        pooled = model.video_clip.video_features(video).pooled
         torch.testing.assert_close(found.class_head(pooled), model.class_head(pooled))
 
 
@@ -164,8 +164,8 @@ def test_training_starts_from_it(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.stderr
     found = load_model(tmp_path / "run")
     assert found.config.temporal == model.config.temporal.__class__(width=6, kernel_size=5, layers=(0, 1, 2))
-    expected = model.modules().state_dict()
-    for name, tensor in found.clip.temporal.state_dict().items():
+    expected = model.module_dict().state_dict()
+    for name, tensor in found.video_clip.temporal.state_dict().items():
         torch.testing.assert_close(tensor, expected[f"temporal.{name}"], rtol=0, atol=1e-6)
 
 
@@ -176,7 +176,9 @@ def test_a_file_that_the_release_wrote(reference):
         pytest.skip(f"no {path}")
     model = load_foreign(path, BackboneConfig(name=str(backbone)))
     with torch.no_grad():
-        features = model.clip.video_features(torch.randn(1, 3, 3, *model.clip.clip.visual.image_size))
+        features = model.video_clip.video_features(
+            torch.randn(1, 3, 3, *model.video_clip.backbone.visual.image_size)
+        )
     assert features.frames.isfinite().all()
     assert model.class_head is not None
     assert model.word_head is not None

@@ -64,7 +64,7 @@ def test_unread_parameters_get_no_gradient_and_all_others_do(tiny_clip):
     model = build(tiny_clip, TEDAdapterConfig(placement="both"))
     perturb(model.temporal)
     model.encode_video(torch.randn(2, 5, 3, 32, 32)).square().sum().backward()
-    unread = {id(parameter) for parameter in model.unread()}
+    unread = {id(parameter) for parameter in model.unused_parameters()}
     assert len(unread) == 6
     for parameter in model.temporal.parameters():
         assert (parameter.grad is None) == (id(parameter) in unread)
@@ -78,7 +78,9 @@ def test_text_equals_stock_open_clip(tiny_clip):
 def test_parameter_names_of_clip_are_left_alone(tiny_clip):
     names = set(tiny_clip.state_dict())
     model = build(tiny_clip, TEDAdapterConfig())
-    assert {name.removeprefix("clip.") for name in model.state_dict() if name.startswith("clip.")} == names
+    assert {
+        name.removeprefix("backbone.") for name in model.state_dict() if name.startswith("backbone.")
+    } == names
 
 
 @pytest.mark.parametrize("name", TEMPORAL)

@@ -49,9 +49,9 @@ def test_plain_containers_come_back_from_open_clip_to_the_last_bit(case, tmp_pat
         model = imported(case, name)
         if model.info["import"]["format"] == "M2-CLIP":
             continue
-        model.clip.clip.eval()
+        model.video_clip.backbone.eval()
         export_model(model, tmp_path / name, ExportConfig(format="open_clip"), SERVING, Samples())
-        again = open_model(tmp_path / name).clip.clip.state_dict()
+        again = open_model(tmp_path / name).video_clip.backbone.state_dict()
         stored = read_state_dict(path)
         for theirs, tensor in stored.items():
             ours = theirs.removeprefix("model.")

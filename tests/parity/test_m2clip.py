@@ -275,7 +275,7 @@ def test_optimiser_groups(case, reference):
 @pytest.mark.fixtures("m2_full")
 def test_parameters_that_are_not_trained_are_those_without_gradient(case, reference):
     model, modules = full_model(case, clip_state(reference))
-    unread = {id(parameter) for parameter in model.unread()}
+    unread = {id(parameter) for parameter in model.unused_parameters()}
     names = {name for name, parameter in modules.named_parameters() if id(parameter) in unread}
     num_text_blocks = case.config["transformer_layers"] - 1
     zero = rename_m2clip({name: torch.zeros(1) for name in case.manifest["zero_gradient"]}, num_text_blocks)

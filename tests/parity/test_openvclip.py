@@ -101,7 +101,7 @@ def encode(case, model):
 @torch.no_grad()
 def all_tokens(case, model):
     """(B*T, N, D) after the last block."""
-    visual = model.clip.visual
+    visual = model.backbone.visual
     x = visual._embeds(case.tensors("input")["frames"])
     for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
         x = residual_block(block, added, x, case.config["T"], x.shape[1])
@@ -151,7 +151,7 @@ def patched_model(case):
     archive = read_state_dict(case.folder.parent / "containers" / "openai_clip_ov.pt")
     ratio = case.config["ratio_patch"]
     with torch.no_grad():
-        for name, parameter in model.clip.clip.named_parameters():
+        for name, parameter in model.video_clip.backbone.named_parameters():
             parameter.copy_(ratio * archive[name] + (1 - ratio) * parameter)
     return model
 
@@ -181,7 +181,7 @@ def test_class_embeddings_and_video_logits(case):
     models = {"raw": original, "swa": averaged_model(case), "patched": patched_model(case)}
     for name, model in models.items():
         with torch.no_grad():
-            features = model.clip.video_features(video)
+            features = model.video_clip.video_features(video)
             case.check(f"{name}/frame_features", features.frames)
             score = similarity_scorer(model, text)
             case.check(f"{name}/video_logits", score(features))
@@ -241,7 +241,7 @@ def test_averaging_of_checkpoints(case, tmp_path):
 def test_interpolated_weight_optimisation(case, tmp_path):
     config, inputs = case.config, case.tensors("input")
     original = original_clip(case, NeighbourAttentionConfig())
-    originals = {name: t.clone() for name, t in original.modules().state_dict().items()}
+    originals = {name: t.clone() for name, t in original.module_dict().state_dict().items()}
     present = f"checkpoint_epoch_{config['theta_B_checkpoint_id']:05d}"
     tensors = load_file(case.folder.parent / "ov_weight_average" / f"{present}.safetensors")
     torch.save({"model_state": tensors}, tmp_path / f"{present}.pyth")
@@ -258,24 +258,24 @@ def test_interpolated_weight_optimisation(case, tmp_path):
         return loss.detach()
 
     def check_gradients(prefix, weight):
-        parameters = dict(model.clip.clip.named_parameters())
+        parameters = dict(model.video_clip.backbone.named_parameters())
         recorded = [name for name in case.tensors("gradient") if name.startswith(prefix)]
         for name in recorded:
             case.check(name, parameters[name.removeprefix(prefix)].grad / weight)
         return len(recorded)
 
-    anchor, alpha = Anchor(model.modules().named_parameters(), originals), config["patch_ratio"]
-    before = {name: t.clone() for name, t in model.modules().state_dict().items()}
+    anchor, alpha = Anchor(model.module_dict().named_parameters(), originals), config["patch_ratio"]
+    before = {name: t.clone() for name, t in model.module_dict().state_dict().items()}
     with anchor.mixed(alpha):
         case.check("loss_interpolated_times_ratio", backward(iwo.factor(alpha)))
     assert check_gradients("interpolated/", config["loss_ratio"])
-    assert all(torch.equal(t, before[name]) for name, t in model.modules().state_dict().items())
+    assert all(torch.equal(t, before[name]) for name, t in model.module_dict().state_dict().items())
     case.check("loss_current", backward(1.0))
     assert check_gradients("merged/", 1.0) == sum(p.requires_grad for p in task.parameters())
     norm = torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
     expected = case.manifest["scalars"]["merged_grad_l2_norm"]["value"]
     torch.testing.assert_close(float(norm), expected, rtol=1e-5, atol=0)
-    frozen = {name for name, p in model.clip.clip.named_parameters() if p.grad is None}
+    frozen = {name for name, p in model.video_clip.backbone.named_parameters() if p.grad is None}
     assert frozen == set(case.manifest["no_gradient"])
 
 
@@ -302,7 +302,7 @@ def test_optimiser_groups_and_learning_rate(case):
         factor = schedule(round(epoch * steps), total, warmup, optim.first, optim.last)
         assert peak_lr(optim, 1) * factor == pytest.approx(lr, rel=1e-5)
     recorded = {name: group for group in case.manifest["groups"] for name in group["names"]}
-    clip = original_clip(case, NoTemporal()).clip.clip
+    clip = original_clip(case, NoTemporal()).video_clip.backbone
     assert recorded.keys() == {f"model.{name}" for name, _ in clip.named_parameters()}
     groups = parameter_groups(((f"clip.{name}", p) for name, p in clip.named_parameters()), optim)
     found = {id(parameter): group for group in groups for parameter in group["params"]}

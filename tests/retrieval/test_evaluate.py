@@ -37,8 +37,8 @@ def test_results_are_those_of_embedding_by_hand(model, videos, accelerator, fold
     texts = [text for record in videos.records for text in record.captions]
     owners = torch.tensor([place for place, record in enumerate(videos.records) for _ in record.captions])
     with torch.no_grad():
-        embedded = F.normalize(model.clip.clip.encode_text(model.backbone.tokenize(texts)), dim=-1)
-    logits = float(model.clip.logit_scale.detach()) * embedded @ vectors.T
+        embedded = F.normalize(model.video_clip.backbone.encode_text(model.backbone.tokenize(texts)), dim=-1)
+    logits = float(model.video_clip.logit_scale.detach()) * embedded @ vectors.T
     t2v, v2t = dual_softmax(logits) if dual else (logits, logits)
     result = measured(model, videos, accelerator, dual=dual)
     assert (result.text_to_video, result.video_to_text) == retrieval_metrics(t2v, v2t, owners)

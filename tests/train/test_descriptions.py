@@ -146,13 +146,13 @@ def test_the_loss_is_the_pair_loss_of_the_described_videos(videos, described, to
     assert "1 described videos are not trained on, such as 'elsewhere.mp4'" in messages
     cut = f"1 of 40 descriptions were cut to the {model.backbone.tokenize.context_length} tokens of the text tower"
     assert cut in messages
-    size, scale = model.backbone.image_size, model.clip.logit_scale
+    size, scale = model.backbone.image_size, model.video_clip.logit_scale
     video, labels = torch.randn(4, 2, 3, size, size), torch.tensor([0, 0, 1, 2])
     found = task(video, labels, torch.tensor([5, 0, 14, 9]), torch.full((4,), 0.5))
     own = [f"clip number {number}" for number in (3, 12, 7)]
     with torch.no_grad():
-        text = F.normalize(model.clip.text.encode(model.backbone.tokenize(own)), dim=-1)
-        seen = F.normalize(model.clip.video_features(video).frames, dim=-1).mean(1)[[0, 2, 3]]
+        text = F.normalize(model.video_clip.text.encode(model.backbone.tokenize(own)), dim=-1)
+        seen = F.normalize(model.video_clip.video_features(video).frames, dim=-1).mean(1)[[0, 2, 3]]
         wanted = clip_loss(seen, text, scale)
     torch.testing.assert_close(found["descriptions"], wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["loss"], found["cross_modal"] + found["descriptions"])

@@ -84,7 +84,7 @@ def test_the_saved_average_is_the_mean_of_the_weights_on_the_way(tmp_path, repor
     keep(steps)
     model = load_model(tmp_path / "run")
     assert model.info["averaged"] == len(seen) == steps // 2
-    torch.testing.assert_close(model.clip.clip.visual.proj.detach(), torch.stack(seen).mean(0))
+    torch.testing.assert_close(model.video_clip.backbone.visual.proj.detach(), torch.stack(seen).mean(0))
 
 
 def test_a_run_may_start_from_another_ones_result(tmp_path, reporter):

@@ -87,7 +87,7 @@ def test_trained_parameters_are_those_that_the_layers_add_up_to(name, places):
     heads = Heads(classes=("juggling", "waving"), class_head=True, vocabulary=vocabulary)
     model = new_model(untrained, heads)
     choose_trained(model, ())
-    trained = sum(p.numel() for p in model.modules().parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in model.module_dict().parameters() if p.requires_grad)
     enhancement = (768 * 384 + 384) + (384 * 3 + 384) + (384 * 768 + 768)
     difference = (768 * 384 + 384) + (384 * 9 + 384) + (384 * 768 + 768)
     text_adapter = (512 * 384 + 384) + (384 * 512 + 512)

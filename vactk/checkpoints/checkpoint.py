@@ -45,7 +45,7 @@ def initial_values(
     seed = (initial or {}).get("seed", 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = added_tensors(new_model(config, weights=False).modules().state_dict())
+        fresh = added_tensors(new_model(config, weights=False).module_dict().state_dict())
     if initial and fingerprint(fresh) == initial.get("fingerprint"):
         return fresh, f"drawn again from seed {seed}"
     nearest = {
@@ -72,7 +72,7 @@ def _check_shapes(stored: Stored, tensors: Mapping[str, Tensor]) -> None:
 def shapes_of(config: ModelConfig, heads: Heads) -> dict[str, tuple[int, ...]]:
     """The name and shape of every tensor of a model, without making any."""
     with torch.device("meta"):
-        tensors = new_model(config, heads, weights=False).modules().state_dict()
+        tensors = new_model(config, heads, weights=False).module_dict().state_dict()
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -91,7 +91,7 @@ def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: 
 
     `info` is anything JSON-able worth keeping: recipe, step, parents. Raises VactkError as `save_tensors`.
     """
-    modules = model.modules()
+    modules = model.module_dict()
     tensors = modules.state_dict()
     saved = saved_names(modules, towers)
     frozen = fingerprint({name: tensors[name] for name in tensors.keys() - saved})
@@ -160,7 +160,7 @@ def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
     tensors = read_tensors(path)
     _check_shapes(stored, tensors)
     model = new_model(config, heads, weights=set(towers) != set(TOWERS))
-    modules = model.modules()
+    modules = model.module_dict()
     may_lack = modules.state_dict().keys() - saved_names(modules, towers)
     frozen = {name: tensor for name, tensor in modules.state_dict().items() if name in may_lack}
     if fingerprint(frozen) != expected:
@@ -170,5 +170,5 @@ def load_model(path: Path, *, pretrained: str = "") -> VideoModel:
         )
     load_exactly(modules, tensors, may_lack=may_lack, source=f"'{path}'")
     return VideoModel(
-        model.clip, model.backbone, model.config, heads, model.class_head, model.word_head, info
+        model.video_clip, model.backbone, model.config, heads, model.class_head, model.word_head, info
     )

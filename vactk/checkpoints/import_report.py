@@ -38,7 +38,7 @@ def fill(
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
         raise VactkError(f"'{path}' ({title}) holds what vactk has no place for: {strangers[0]}{more}")
-    load_exactly(model.modules(), renamed, may_lack=may_lack, source=f"'{path}'")
+    load_exactly(model.module_dict(), renamed, may_lack=may_lack, source=f"'{path}'")
     missing = sorted(may_lack - renamed.keys())
     return {
         "import": {

@@ -111,7 +111,7 @@ def load_m2clip(
     rename = partial(rename_m2clip, num_text_blocks=num_text_blocks)
     own = rename(tensors)
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
-    clip_names = {name for name in model.modules().state_dict() if name.startswith("clip.")}
+    clip_names = {name for name in model.module_dict().state_dict() if name.startswith("clip.")}
     report = fill(model, path, "M2-CLIP", tensors, rename, may_lack=clip_names)
     recipe = M2CLIP_RECIPES.get(len(model.heads.classes), M2CLIP_RECIPE)
     info = {"recipe": recipe, "parents": [{"path": str(path), "kind": "M2-CLIP"}], **report}

@@ -241,7 +241,7 @@ def merged_model(mixture: MergePlan) -> VideoModel:
 
 def set_weights(model: VideoModel, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors`, under the names of checkpoints, into the model."""
-    own = model.modules().state_dict()
+    own = model.module_dict().state_dict()
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)

@@ -73,7 +73,7 @@ def _foreign_side(path: Path, stated: Mapping[str, Any]) -> MergeInput:
         config.temporal if "temporal" in stated else None,
     )
     towers = tuple(model.info.get("towers", TOWERS))
-    source = DictTensors(model.modules().state_dict())
+    source = DictTensors(model.module_dict().state_dict())
     return MergeInput(str(path), source, sha256(path), model.config, model.heads, towers, model.info, True)
 
 

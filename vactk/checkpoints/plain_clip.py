@@ -41,12 +41,12 @@ def load_plain(
         backbone=backbone or BackboneConfig(name=str(path)), temporal=temporal or NoTemporal()
     )
     model = new_model(config, weights=False)
-    apart = any(name.startswith("clip.text.") for name in model.modules().state_dict())
+    apart = any(name.startswith("clip.text.") for name in model.module_dict().state_dict())
 
     def rename(some: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {f"clip.{ours}": some[theirs] for ours, theirs in plain_names(some, text_apart=apart).items()}
 
-    added = {name for name in model.modules().state_dict() if not name.startswith("clip.")}
+    added = {name for name in model.module_dict().state_dict() if not name.startswith("clip.")}
     report = fill(model, path, "plain CLIP", tensors, rename, may_lack=added)
     return dataclasses.replace(model, info={"parents": [{"path": str(path), "kind": "plain CLIP"}], **report})
 
@@ -77,7 +77,7 @@ def load_folder(
     tensors = folder.read()
     if folder.kind == "open_clip":
         return load_plain(path, tensors, config.backbone, config.temporal)
-    added = {name for name in model.modules().state_dict() if not name.startswith("clip.")}
+    added = {name for name in model.module_dict().state_dict() if not name.startswith("clip.")}
     may_lack = set() if folder.kind == "xclip" and temporal is None else added
     report = fill(
         model,

@@ -245,7 +245,7 @@ def _measure(
     chosen = some_videos(videos, asked.measure)
     loss = int8_accuracy_drop(
         model,
-        VideoEncoder(model.clip, model.config.similarity).eval(),
+        VideoEncoder(model.video_clip, model.config.similarity).eval(),
         run_onnx(file),
         chosen,
         _embed(model, recipe, videos.words),

@@ -20,7 +20,7 @@ def class_embeddings(
 ) -> Tensor:
     """(C, E) of unit norm: the normalised mean over templates of normalised text embeddings (CLIP's ensemble)."""
     prompts = [template.format(word) for word in words for template in templates]
-    text = model.clip.text
+    text = model.video_clip.text
     parts = [
         F.normalize(text.encode(text.trim(model.backbone.tokenize(chunk)).to(device)), dim=-1)
         for chunk in (prompts[i : i + 256] for i in range(0, len(prompts), 256))
@@ -31,5 +31,5 @@ def class_embeddings(
 
 def similarity_scorer(model: VideoModel, classes: Tensor) -> Scorer:
     """Logits by the model's own similarity, scaled, to class embeddings (C, E) of unit norm; see `pool_frames`."""
-    scale, similarity = model.clip.logit_scale.detach(), model.config.similarity
+    scale, similarity = model.video_clip.logit_scale.detach(), model.config.similarity
     return lambda features: scale * pool_frames(features.frames, similarity) @ classes.T

@@ -97,7 +97,7 @@ def score_variants(
     failures: list[ReadError] = []
     partial: list[ReadError] = []
     notes: Counter[str] = Counter()
-    was_training = model.clip.training
+    was_training = model.video_clip.training
     model.train(False)
     try:
         for batch in eval_loader(dataset, batch_size, rank=rank, world=world):
@@ -154,7 +154,7 @@ def _score_batch(
 ) -> list[Row]:
     video = batch.video.to(accelerator.device, non_blocking=True)  # (B, V, T, 3, H, W)
     with accelerator.autocast():
-        features = model.clip.video_features(video.flatten(0, 1))
+        features = model.video_clip.video_features(video.flatten(0, 1))
         logits = {name: scorer(features) for name, scorer in scorers.items()}
     means = {
         name: mean_over_views(values.float(), video.shape[1], view_mean).cpu()

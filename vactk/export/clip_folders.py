@@ -60,7 +60,7 @@ def export_open_clip(
         for part in build_graph_specs(model, serving, wanted=("video", "text"))
     )
     pictures = [Case(case.kind, case.input.flatten(0, 1)) for case in video]
-    whole = [case for case in text if case.input.shape[1] == apart.clip.context_length]
+    whole = [case for case in text if case.input.shape[1] == apart.backbone.context_length]
     sides = [
         (lambda x: (apart.encode_video(x[:, None]),), _runner(loaded.encode_image), pictures),
         (lambda x: (apart.encode_text(x),), _runner(loaded.encode_text), whole),
@@ -103,9 +103,9 @@ def export_huggingface(
 def _transformers_config(model: VideoModel) -> dict[str, Any] | None:
     """The configuration of a CLIPModel with a model's weights, or None where there is none."""
     has_heads = model.class_head is not None or model.word_head is not None
-    if has_heads or model.clip.frame_adapter is not None or not has_plain_form(model):
+    if has_heads or model.video_clip.frame_adapter is not None or not has_plain_form(model):
         return None
-    if not hasattr(model.backbone.tokenize, "bpe_ranks") or not model.clip.text.is_causal:
+    if not hasattr(model.backbone.tokenize, "bpe_ranks") or not model.video_clip.text.is_causal:
         return None
     return write_architecture(model.backbone.architecture, bool(model.config.backbone.quick_gelu))
 
@@ -135,7 +135,7 @@ def _write_transformers(
     ours = {**facts, "temporal": described["temporal"], "similarity": described["similarity"]}
     if "recipe" in model.info:
         ours["recipe"] = model.info["recipe"]
-    scale = float(cast(Tensor, model.clip.clip.logit_scale).detach())
+    scale = float(cast(Tensor, model.video_clip.backbone.logit_scale).detach())
     _write_json(folder / HUGGINGFACE_CONFIG, {**config, "logit_scale_init_value": scale, "vactk": ours})
     size = model.backbone.image_size
     _write_json(
@@ -177,7 +177,7 @@ def _write_tokenizer(model: VideoModel, folder: Path) -> tuple[str, ...]:
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": model.clip.clip.context_length,
+            "model_max_length": model.video_clip.backbone.context_length,
             "do_lower_case": True,
             **special,
         },

@@ -46,13 +46,17 @@ def plain_clip(model: VideoModel) -> PlainCLIP:
             f"{'; '.join(stays)}: these do not fold into the weights of a plain CLIP. --format huggingface keeps "
             "them, and onnx, pt2 and torchscript compute with them"
         )
-    state = dict(model.clip.clip.state_dict())
+    state = dict(model.video_clip.backbone.state_dict())
     notes = []
-    if any(True for added in (model.clip.temporal, model.clip.text_adapters) for _ in added.parameters()):
+    if any(
+        True
+        for added in (model.video_clip.temporal, model.video_clip.text_adapters)
+        for _ in added.parameters()
+    ):
         notes.append("added modules that change nothing are left out")
-    if any(isinstance(block, NeighbourAttention) for block in model.clip.temporal):
+    if any(isinstance(block, NeighbourAttention) for block in model.video_clip.temporal):
         notes.append("attention over neighbouring frames has no weights: a plain CLIP sees frames apart")
-    if _changes_frames(model.clip.frame_adapter):
+    if _changes_frames(model.video_clip.frame_adapter):
         state.update(_fold_frame_adapter(model))
         notes.append("the adapter on frame embeddings is folded, as it acts on a single frame")
     if model.class_head is not None or model.word_head is not None:
@@ -62,15 +66,17 @@ def plain_clip(model: VideoModel) -> PlainCLIP:
 
 def frames_apart(model: VideoModel) -> VideoCLIP:
     """The model that plain weights stand for: no module between frames, the adapters on embeddings as they are."""
-    blocks = nn.ModuleList(TemporalBlock() for _ in model.clip.temporal)
-    return VideoCLIP(model.clip.clip, blocks, model.clip.text_adapters, model.clip.frame_adapter).eval()
+    blocks = nn.ModuleList(TemporalBlock() for _ in model.video_clip.temporal)
+    return VideoCLIP(
+        model.video_clip.backbone, blocks, model.video_clip.text_adapters, model.video_clip.frame_adapter
+    ).eval()
 
 
 @torch.no_grad()
 def _what_stays(model: VideoModel) -> list[str]:
     """The modules that can neither be left out nor folded, in words."""
-    clip = model.clip
-    visual = cast(Any, clip.clip).visual
+    clip = model.video_clip
+    visual = cast(Any, clip.backbone).visual
     num_tokens = 1 + visual.grid_size[0] * visual.grid_size[1]
     tokens = _probe(PROBED_FRAMES, num_tokens, visual.transformer.width)
     words = _probe(2, 4, clip.text.tower.ln_final.weight.shape[0])
@@ -114,7 +120,7 @@ def _fold_frame_adapter(model: VideoModel) -> dict[str, Tensor]:
     Of its convolution over time only the middle tap meets a single frame: f + f M' + c, where f = z P and z is
     what the norm gives. P (1 + M') is the new projection; the norm's bias takes the shift that it makes c.
     """
-    visual, adapter = cast(Any, model.clip.clip).visual, model.clip.frame_adapter
+    visual, adapter = cast(Any, model.video_clip.backbone).visual, model.video_clip.frame_adapter
     assert adapter is not None
     middle = adapter.conv.weight[:, 0, adapter.conv.weight.shape[-1] // 2].double()  # (width,)
     down, up = adapter.down, adapter.up

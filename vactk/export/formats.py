@@ -101,7 +101,7 @@ def export_model(
 
 def refuse_not_finite(model: VideoModel) -> None:
     """Raises VactkError when a weight of the model is no number."""
-    for name, tensor in model.modules().state_dict().items():
+    for name, tensor in model.module_dict().state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise VactkError(
                 f"the model holds values that are not finite, the first in {name}: nothing to export"

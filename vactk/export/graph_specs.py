@@ -61,14 +61,14 @@ def refuse_without_labels(names: Sequence[str], labels: Labels | None) -> None:
 
 def _video(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
     example, axes, facts = _video_input(model, serving, static)
-    module = VideoEncoder(model.clip, model.config.similarity).eval()
+    module = VideoEncoder(model.video_clip, model.config.similarity).eval()
     facts |= {
         "part": VIDEO,
         "output": "video_embedding: its dot product with a text_embedding is the similarity",
     }
 
     def reference(video: Tensor) -> tuple[Tensor, ...]:
-        return (pool_frames(model.clip.video_features(video).frames, model.config.similarity),)
+        return (pool_frames(model.video_clip.video_features(video).frames, model.config.similarity),)
 
     return GraphSpec(VIDEO, module, "video", ("video_embedding",), example, axes, facts, reference)
 
@@ -85,7 +85,7 @@ def _classifier(model: VideoModel, serving: InferenceSpec, static: bool) -> Grap
         raise VactkError("--by ensemble is a mean of probabilities, and this recipe's view_mean is logits")
     example, axes, facts = _video_input(model, serving, static)
     module = Classifier(
-        model.clip, model.config.similarity, labels.embeddings, serving.answer, model.class_head
+        model.video_clip, model.config.similarity, labels.embeddings, serving.answer, model.class_head
     ).eval()
     facts |= {"part": CLASSIFIER, "output": "logits and probabilities: batch x labels"}
     facts |= label_metadata(serving, labels)
@@ -97,8 +97,8 @@ def _classifier(model: VideoModel, serving: InferenceSpec, static: bool) -> Grap
 
 def _classify(model: VideoModel, classes: Tensor, answer: str, video: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and probabilities as evaluation computes them."""
-    features = model.clip.video_features(video)
-    similar = model.clip.logit_scale * pool_frames(features.frames, model.config.similarity) @ classes.T
+    features = model.video_clip.video_features(video)
+    similar = model.video_clip.logit_scale * pool_frames(features.frames, model.config.similarity) @ classes.T
     if answer == "similarity":
         return similar, similar.softmax(dim=-1)
     assert model.class_head is not None
@@ -122,7 +122,7 @@ def _video_input(
 
 def _text(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
     length = _context(model)
-    module = TextEncoder(model.clip).eval()
+    module = TextEncoder(model.video_clip).eval()
     axes = {0: Axis("batch")}
     if module.is_causal:
         axes[1] = Axis("length", 2, length)
@@ -133,7 +133,7 @@ def _text(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
     facts |= {"part": TEXT, "output": "text_embedding: of unit norm"}
 
     def reference(tokens: Tensor) -> tuple[Tensor, ...]:
-        return (F.normalize(model.clip.encode_text(tokens), dim=-1),)
+        return (F.normalize(model.video_clip.encode_text(tokens), dim=-1),)
 
     return GraphSpec(TEXT, module, "tokens", ("text_embedding",), example, axes, facts, reference)
 
@@ -161,12 +161,12 @@ def _text_cases(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Ca
 
 
 def _context(model: VideoModel) -> int:
-    return int(cast(Any, model.clip.clip).context_length)
+    return int(cast(Any, model.video_clip.backbone).context_length)
 
 
 def _random_tokens(model: VideoModel, batch: int, length: int) -> Tensor:
     """Random words with a start and an end, each text of another length. (B, L)"""
-    embedding = model.clip.text.tower.token_embedding
+    embedding = model.video_clip.text.tower.token_embedding
     highest = embedding.weight.shape[0] - 1  # ends a text, and is what the tower pools
     generator = torch.Generator().manual_seed(SEED + length)
     tokens = torch.randint(1, max(2, highest - 1), (batch, length), generator=generator)

@@ -88,7 +88,7 @@ def text_metadata(model: VideoModel, length: int, *, any_length: bool) -> dict[s
             "end": tokenizer.eot_token_id if known else None,
             "padding": 0 if known else tokenizer.tokenizer.pad_token_id,
         },
-        "logit_scale": float(model.clip.logit_scale.detach()),
+        "logit_scale": float(model.video_clip.logit_scale.detach()),
     }
 
 

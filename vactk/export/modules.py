@@ -85,7 +85,7 @@ class TextEncoder(nn.Module):
         self.is_causal = clip.text.is_causal
         self.added = clip.text_adapters
         if not self.is_causal:
-            self.clip = clip.clip
+            self.clip = clip.backbone
             return
         tower = clip.text.tower
         self.token_embedding, self.transformer = tower.token_embedding, tower.transformer
@@ -169,7 +169,7 @@ class Classifier(nn.Module):
 def vision_part(clip: VideoCLIP) -> VideoCLIP:
     """What `video_features` needs of a model, in a form that can be exported."""
     vision = nn.Module()
-    vision.visual = cast(nn.Module, cast(Any, clip.clip).visual)
+    vision.visual = cast(nn.Module, cast(Any, clip.backbone).visual)
     temporal = nn.ModuleList(_exportable(block) for block in clip.temporal)
     return VideoCLIP(vision, temporal, nn.ModuleList(), clip.frame_adapter).eval()
 

@@ -23,7 +23,7 @@ class VideoFeatures(NamedTuple):
 
 
 class VideoCLIP(nn.Module):
-    """`clip` keeps its parameter names; beside it stands what was added to it.
+    """`backbone`, an image CLIP, keeps its parameter names; beside it stands what was added to it.
 
     `temporal` holds a TemporalBlock for each block of the vision tower, `text_adapters` a TextBlock for each
     block of the text tower, `frame_adapter` works on the frames' embeddings. The number of frames is an
@@ -32,7 +32,7 @@ class VideoCLIP(nn.Module):
 
     def __init__(
         self,
-        clip: nn.Module,
+        backbone: nn.Module,
         temporal: nn.ModuleList,
         text_adapters: nn.ModuleList | None = None,
         frame_adapter: FrameAdapter | None = None,
@@ -40,10 +40,10 @@ class VideoCLIP(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.clip = clip
+        self.backbone = backbone
         self.temporal = temporal
         if text_adapters is None:
-            text_adapters = nn.ModuleList(TextBlock() for _ in TextTower(clip, nn.ModuleList()).blocks)
+            text_adapters = nn.ModuleList(TextBlock() for _ in TextTower(backbone, nn.ModuleList()).blocks)
         self.text_adapters = text_adapters
         self.frame_adapter = frame_adapter
         self.gradient_checkpointing = gradient_checkpointing
@@ -51,17 +51,17 @@ class VideoCLIP(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """The factor on cosine similarities, a scalar of about 100."""
-        return cast(Tensor, self.clip.logit_scale).exp()
+        return cast(Tensor, self.backbone.logit_scale).exp()
 
     @property
     def text(self) -> TextTower:
         """The text tower with its adapters."""
-        return TextTower(self.clip, self.text_adapters)
+        return TextTower(self.backbone, self.text_adapters)
 
-    def unread(self) -> Iterator[nn.Parameter]:
+    def unused_parameters(self) -> Iterator[nn.Parameter]:
         """Added parameters that no output depends on, however they are set."""
-        if reads_class_token(cast(Any, self.clip).visual):
-            yield from cast(TemporalBlock, self.temporal[-1]).for_patches_only()
+        if reads_class_token(cast(Any, self.backbone).visual):
+            yield from cast(TemporalBlock, self.temporal[-1]).unused_by_class_token()
 
     def encode_video(self, video: Tensor) -> Tensor:
         """The mean of a video's frame embeddings. video (B, T, 3, H, W), normalised colours -> (B, E)"""
@@ -73,7 +73,7 @@ class VideoCLIP(nn.Module):
 
     def video_features(self, video: Tensor) -> VideoFeatures:
         """video (B, T, 3, H, W), normalised colours -> frames (B, T, E) and pooled (B, D)."""
-        visual = cast(Any, self.clip).visual
+        visual = cast(Any, self.backbone).visual
         num_frames = video.shape[1]
         x = visual._embeds(video.flatten(0, 1))  # (B*T, N, D)
         last = visual.transformer.resblocks[-1]

@@ -60,7 +60,7 @@ def unnamed(num_classes: int) -> tuple[str, ...]:
 class VideoModel:
     """A model, its backbone's tokenizer and preprocessing, and what it was trained on."""
 
-    clip: VideoCLIP
+    video_clip: VideoCLIP
     backbone: Backbone
     config: ModelConfig
     heads: Heads
@@ -70,15 +70,15 @@ class VideoModel:
 
     def to(self, device: torch.device) -> None:
         """Move all weights to `device`."""
-        self.modules().to(device)
+        self.module_dict().to(device)
 
-    def modules(self) -> nn.ModuleDict:
+    def module_dict(self) -> nn.ModuleDict:
         """Everything with weights, under the names that files use."""
         parts: dict[str, nn.Module | None] = {
-            "clip": self.clip.clip,
-            "temporal": self.clip.temporal,
-            "text_adapters": self.clip.text_adapters,
-            "frame_adapter": self.clip.frame_adapter,
+            "clip": self.video_clip.backbone,
+            "temporal": self.video_clip.temporal,
+            "text_adapters": self.video_clip.text_adapters,
+            "frame_adapter": self.video_clip.frame_adapter,
             "class_head": self.class_head,
             "word_head": self.word_head,
         }
@@ -86,8 +86,8 @@ class VideoModel:
 
     def train(self, mode: bool) -> None:
         """Switch dropout and gradient checkpointing on or off."""
-        self.modules().train(mode)
-        self.clip.train(mode)
+        self.module_dict().train(mode)
+        self.video_clip.train(mode)
 
 
 def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool = True) -> VideoModel:
@@ -125,7 +125,7 @@ def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool 
     model.train(False)
     if not weights:
         return model
-    added = fingerprint(added_tensors(model.modules().state_dict()))
+    added = fingerprint(added_tensors(model.module_dict().state_dict()))
     return replace(model, info={"initial": {"seed": seed, "fingerprint": added}})
 
 

@@ -90,7 +90,7 @@ def evaluate_retrieval(
     own = {place: None for place in range(len(videos.records)) if place not in read}
     counts = [len(videos.records[place].captions) for place in own]
     wrong = unreadable == "wrong"
-    logits = similarity * float(model.clip.logit_scale.detach())
+    logits = similarity * float(model.video_clip.logit_scale.detach())
     t2v, v2t = dual_softmax(logits) if dual else (similarity, similarity)
     text_to_video, video_to_text = retrieval_metrics(
         t2v,

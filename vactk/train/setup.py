@@ -50,7 +50,7 @@ def start_from(
     backbone = settings.to_dict(model.config.backbone)
     stated = backbone if is_foreign(path) else {"pretrained": backbone["pretrained"]}
     source = open_model(path, {"backbone": stated})
-    own, theirs = model.modules().state_dict(), source.modules().state_dict()
+    own, theirs = model.module_dict().state_dict(), source.module_dict().state_dict()
     fits = {n: tensor for n, tensor in theirs.items() if n in own and own[n].shape == tensor.shape}
     left_out = sorted(theirs.keys() - fits.keys())
     lost = [name for name in left_out if not name.startswith(("class_head.", "word_head."))]
@@ -68,7 +68,7 @@ def start_from(
         values, _ = initial_values(source.config, initial, added_tensors(theirs))
         kept = {name: tensor.clone() for name, tensor in {**own, **fits, **values}.items() if name in own}
         kept |= {name: tensor.clone() for name, tensor in own.items() if name.startswith("clip.")}
-    model.modules().load_state_dict(fits, strict=False)
+    model.module_dict().load_state_dict(fits, strict=False)
     return dataclasses.replace(model, info={"initial": initial}), kept
 
 
@@ -106,7 +106,7 @@ def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Re
     originals: dict[str, Tensor] = {}
     if recipe.start:
         model, originals = start_from(Path(recipe.start), model, originals=recipe.interpolated.weight > 0)
-    model.clip.gradient_checkpointing = recipe.run.gradient_checkpointing
+    model.video_clip.gradient_checkpointing = recipe.run.gradient_checkpointing
     choose_trained(model, task.towers)
     reporter.message(describe(model, videos))
     engine = Trainer(
@@ -139,11 +139,11 @@ def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Re
 def describe(model: VideoModel, videos: VideoSet) -> str:
     """What will be trained, on what: a line with the number of trained parameters of every part."""
     parts = {}
-    for name, part in model.modules().items():
+    for name, part in model.module_dict().items():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
         if trained:
             parts[name] = trained
-    total = sum(p.numel() for p in model.modules().parameters())
+    total = sum(p.numel() for p in model.module_dict().parameters())
     listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
     return (
         f"{model.config.backbone.name}: {sum(parts.values()):,} of {total:,} parameters are trained ({listed}), "
@@ -161,12 +161,12 @@ def build_task(
     templates = choose_templates(recipe.templates)
     tokenize = model.backbone.tokenize
     text_is_frozen = "text" not in recipe.task.towers
-    if text_is_frozen and model.clip.text.is_plain:
+    if text_is_frozen and model.video_clip.text.is_plain:
         fixed = class_embeddings(model, videos.words, templates, torch.device("cpu"))
         prompts = ClassPrompts(fixed=fixed)
     else:
         tokens = tokenize([template.format(word) for template in templates for word in videos.words])
-        tokens = model.clip.text.trim(tokens).unflatten(0, (len(templates), -1))  # (templates, C, L)
+        tokens = model.video_clip.text.trim(tokens).unflatten(0, (len(templates), -1))  # (templates, C, L)
         prompts = ClassPrompts(tokens=tokens, frozen=text_is_frozen)
     masked = None
     if model.word_head is not None:
@@ -181,7 +181,7 @@ def build_task(
         masked = MaskedPrompts(masker, videos.words, templates)
     descriptions = None
     if recipe.descriptions and recipe.task.descriptions:
-        frozen = text_is_frozen and model.clip.text.is_plain
+        frozen = text_is_frozen and model.video_clip.text.is_plain
         descriptions = describing_texts(
             recipe.descriptions, videos, model.backbone, frozen=frozen, message=message
         )

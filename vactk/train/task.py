@@ -95,7 +95,7 @@ class VideoTextTask(nn.Module):
     ) -> None:
         """`masked` makes the prompts of the masked-word loss, None where that is off; so do `descriptions`."""
         super().__init__()
-        self.clip = model.clip
+        self.clip = model.video_clip
         self.class_head = model.class_head
         self.word_head = model.word_head
         self.prompts = prompts
@@ -198,9 +198,9 @@ def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
 
     Not what no output depends on: many processes wait for every gradient.
     """
-    for name, parameter in model.modules().named_parameters():
+    for name, parameter in model.module_dict().named_parameters():
         parameter.requires_grad_(part_of_clip(name) in (None, *trained))
-    for parameter in model.clip.unread():
+    for parameter in model.video_clip.unused_parameters():
         parameter.requires_grad_(False)
 
 

@@ -97,7 +97,7 @@ class Trainer:
         self.dataset = dataset
         self.message = message
         self.accelerator = _accelerator(run, logs)
-        self.modules = model.modules()
+        self.modules = model.module_dict()
         self.total_steps = num_steps(len(dataset), run.batch_size, run.epochs)
         self.steps_per_epoch = len(dataset) / run.batch_size
         self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
@@ -209,7 +209,7 @@ class Trainer:
             return self.model
         tensors = {name: whole(tensor) for name, tensor in self.modules.state_dict().items()}
         copy = new_model(self.model.config, self.model.heads, weights=False)
-        load_exactly(copy.modules(), tensors, may_lack=set(), source="the sharded model")
+        load_exactly(copy.module_dict(), tensors, may_lack=set(), source="the sharded model")
         copy.to(self.accelerator.device)
         return replace(copy, info=self.model.info)
 

@@ -83,7 +83,7 @@ def test_vectors_are_the_models_own(made, model):
             sample.frames
         )
         with torch.no_grad():
-            expected = F.normalize(model.clip.encode_video(video), dim=-1)
+            expected = F.normalize(model.video_clip.encode_video(video), dim=-1)
         torch.testing.assert_close(made.store.vectors(path), expected, atol=2e-3, rtol=0)
 
 
@@ -96,7 +96,7 @@ def test_vectors_of_views_and_of_frames_are_pooled_as_stated():
     views = torch.randn(2, 3, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     found = embed_views(model, views)
     with torch.no_grad():
-        frames = model.clip.video_features(views.flatten(0, 1)).frames
+        frames = model.video_clip.video_features(views.flatten(0, 1)).frames
     per_view = F.normalize(F.normalize(frames, dim=-1).mean(1), dim=-1)
     expected = F.normalize(per_view.unflatten(0, (2, 3)).mean(1), dim=-1)
     torch.testing.assert_close(found, expected)
@@ -232,7 +232,7 @@ def test_text_finds_the_nearest_by_the_models_own_similarity(made, model):
     hits = made.searcher().by_text(queries, SearchFilter(top=6))
     vectors = {path: made.store.vectors(path)[0] for path in made.folder.rglob("*.mp4")}
     with torch.no_grad():
-        texts = F.normalize(model.clip.clip.encode_text(model.backbone.tokenize(queries)), dim=-1)
+        texts = F.normalize(model.video_clip.backbone.encode_text(model.backbone.tokenize(queries)), dim=-1)
     for text, found in zip(texts, hits, strict=True):
         assert [hit.rank for hit in found] == [1, 2, 3, 4, 5, 6]
         ranked = sorted(vectors, key=lambda path: -float(text @ vectors[path]))
@@ -326,5 +326,5 @@ def test_probes_are_unit_vectors_of_many_texts(model):
 def test_texts_are_embedded_as_by_open_clip(model):
     texts = [f"a thing number {n}" for n in range(5)]
     with torch.no_grad():
-        expected = F.normalize(model.clip.clip.encode_text(model.backbone.tokenize(texts)), dim=-1)
+        expected = F.normalize(model.video_clip.backbone.encode_text(model.backbone.tokenize(texts)), dim=-1)
     torch.testing.assert_close(embed_texts(model, texts, CPU).vectors, expected, rtol=1e-4, atol=1e-5)

@@ -144,7 +144,7 @@ class AdapterBlock(TemporalBlock):
     def pre_mlp(self, x: Tensor, num_frames: int) -> Tensor:
         return x if self.pre_mlp_adapter is None else self.pre_mlp_adapter(x, num_frames)
 
-    def for_patches_only(self) -> Iterator[nn.Parameter]:
+    def unused_by_class_token(self) -> Iterator[nn.Parameter]:
         adapter = self.pre_mlp_adapter
         if isinstance(adapter, TEDAdapter):
             for part in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):

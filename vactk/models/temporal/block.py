@@ -35,7 +35,7 @@ class TemporalBlock(nn.Module):
         """Tokens before the MLP. (B*T, N, D) -> the same shape; N is 1 in the last block."""
         return x
 
-    def for_patches_only(self) -> Iterator[nn.Parameter]:
+    def unused_by_class_token(self) -> Iterator[nn.Parameter]:
         """Parameters of `pre_mlp` that the class token never meets: in the last block they do nothing."""
         yield from ()
 

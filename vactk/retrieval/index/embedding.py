@@ -41,7 +41,7 @@ def check_query(text: str) -> str:
 def embed_texts(model: VideoModel, texts: Sequence[str], device: torch.device) -> Texts:
     """Long texts are cut at the end of a sentence, or of a word, to what the text tower reads."""
     short = model.backbone.shorten(texts)
-    text = model.clip.text
+    text = model.video_clip.text
     parts = [
         F.normalize(text.encode(text.trim(model.backbone.tokenize(chunk)).to(device)).float(), dim=-1).cpu()
         for chunk in (short[i : i + TEXTS_AT_ONCE] for i in range(0, len(short), TEXTS_AT_ONCE))
@@ -56,7 +56,7 @@ def embed_views(model: VideoModel, views: Tensor) -> Tensor:
 
     A view's vector is pooled over frames as the model was trained; for `frames` that is CLIP4Clip's meanP.
     """
-    frames = model.clip.video_features(views.flatten(0, 1)).frames.float()
+    frames = model.video_clip.video_features(views.flatten(0, 1)).frames.float()
     vectors = F.normalize(pool_frames(frames, model.config.similarity), dim=-1)
     return F.normalize(vectors.unflatten(0, views.shape[:2]).mean(dim=1), dim=-1)
 
@@ -64,5 +64,5 @@ def embed_views(model: VideoModel, views: Tensor) -> Tensor:
 def model_fingerprint(model: VideoModel) -> str:
     """Tells the models apart whose vectors cannot be compared: by what embeds, without heads."""
     names = ("clip", "temporal", "text_adapters", "frame_adapter")
-    tensors = model.modules().state_dict()
+    tensors = model.module_dict().state_dict()
     return fingerprint({name: value for name, value in tensors.items() if name.split(".")[0] in names})

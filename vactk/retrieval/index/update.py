@@ -297,7 +297,7 @@ def make_metadata(
 ) -> IndexMetadata:
     """What binds a new index. `opened_by`: what opens the model again."""
     return IndexMetadata(
-        dim=int(cast(Any, model.clip.clip).visual.output_dim),
+        dim=int(cast(Any, model.video_clip.backbone).visual.output_dim),
         fingerprint=fingerprint,
         model=opened_by,
         reading=reading.to_json(),

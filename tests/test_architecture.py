@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.structure import read_package
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("vactk/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("examples/**/*.py")]
 
@@ -19,6 +21,11 @@ def test_imports_go_down_only_and_open_clip_and_decord_are_met_once():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_towers_are_taken_apart_where_they_are_described():
+    known = {"vactk.models.attention", "vactk.models.text_tower", "vactk.models.vision_tower"}
+    assert {name for name, module in read_package(ROOT).items() if module.names_a_tower()} == known
 
 
 def test_the_top_level_holds_what_it_should():

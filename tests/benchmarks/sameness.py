@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -100,9 +100,9 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def main(
-    root: Path = typer.Option(Path(), help="The checkout to measure."),
-    output: Path | None = typer.Option(None, help="Where to write what was found."),
-    against: Path | None = typer.Option(None, help="What was found before."),
+    root: Annotated[Path, typer.Option(help="The checkout to measure.")] = Path(),
+    output: Annotated[Path | None, typer.Option(help="Where to write what was found.")] = None,
+    against: Annotated[Path | None, typer.Option(help="What was found before.")] = None,
 ) -> None:
     found = measure(root)
     if output is not None:

@@ -16,7 +16,7 @@ from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
-from vactk.models.video_model import Heads, ModelConfig, new_model, part_of_clip
+from vactk.models.video_model import Heads, ModelConfig, clip_tower_of, new_model
 from vactk.weights.arithmetic import average, interpolation, task_vector
 
 TOY = BackboneConfig(name="toy")
@@ -35,7 +35,7 @@ def trained(path, towers=(), seed=1, heads=None, **config):
     generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for name, parameter in model.module_dict().named_parameters():
-            if part_of_clip(name) in (None, *towers):
+            if clip_tower_of(name) in (None, *towers):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_model(path, model, towers=towers, info={"recipe": {"templates": "object"}})
     return {name: tensor.clone() for name, tensor in model.module_dict().state_dict().items()}

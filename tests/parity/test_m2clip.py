@@ -205,7 +205,7 @@ def test_whole_model_losses_and_gradients(case, reference):
     masked_text = text.pool(through)
     last_block = text.blocks[-1]
     cross = modules["word_head"].cross_hidden(last_block, through.hidden, features.frames)
-    word_logits = modules["word_head"](text.tower, through.hidden, features.frames)
+    word_logits = modules["word_head"](text, through.hidden, features.frames)
     class_tokens = text.trim(inputs["class_tokens"].long())  # cut: the results must be the same
     class_text = F.normalize(text.pool(text.finish(text.frozen_part(class_tokens))), dim=-1)
     scale = model.logit_scale

@@ -23,8 +23,9 @@ from vactk.models.temporal.frame_attention import (
     NeighbourAttention,
     NeighbourAttentionConfig,
 )
-from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.models.video_clip import VideoCLIP
 from vactk.models.video_model import ModelConfig, new_model
+from vactk.models.vision_tower import residual_block
 from vactk.text.templates import choose_templates
 from vactk.train.class_prompts import ClassPrompts
 from vactk.train.interpolated_weights import Anchor, InterpolatedConfig
@@ -103,9 +104,8 @@ def encode(case, model):
 @torch.no_grad()
 def all_tokens(case, model):
     """(B*T, N, D) after the last block."""
-    visual = model.backbone.visual
-    x = visual._embeds(case.tensors("input")["frames"])
-    for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
+    x = model.vision.embed(case.tensors("input")["frames"])
+    for block, added in zip(model.vision.blocks, model.temporal, strict=True):
         x = residual_block(block, added, x, case.config["T"], x.shape[1])
     return x
 

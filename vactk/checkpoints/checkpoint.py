@@ -18,8 +18,8 @@ from vactk.models.video_model import (
     ModelConfig,
     VideoModel,
     added_tensors,
+    clip_tower_of,
     new_model,
-    part_of_clip,
 )
 from vactk.weights.safetensors_file import (
     check_fit,
@@ -83,7 +83,7 @@ def saved_names(modules: nn.ModuleDict, towers: tuple[str, ...]) -> set[str]:
 
 def kept_names(names: Iterable[str], towers: tuple[str, ...]) -> set[str]:
     """Of a whole model's names those that `saved_names` gives."""
-    return {name for name in names if part_of_clip(name) in (None, *towers)}
+    return {name for name in names if clip_tower_of(name) in (None, *towers)}
 
 
 def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vactk.checkpoints.import_report import fill
 from vactk.errors import VactkError
@@ -101,7 +101,7 @@ def load_m2clip(
     if temporal is not None:
         raise VactkError(f"'{path}' shows its own temporal module, TED-Adapters: leave out --temporal")
     clip = load_backbone(backbone, weights=False).clip
-    num_text_blocks = len(TextTower(clip, nn.ModuleList()).blocks)
+    num_text_blocks = len(TextTower(clip).blocks)
     rename = partial(rename_m2clip, num_text_blocks=num_text_blocks)
     own = rename(tensors)
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))

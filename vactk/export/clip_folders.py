@@ -60,7 +60,7 @@ def export_open_clip(
         for part in build_graph_specs(model, serving, wanted=("video", "text"))
     )
     pictures = [Case(case.kind, case.input.flatten(0, 1)) for case in video]
-    whole = [case for case in text if case.input.shape[1] == apart.backbone.context_length]
+    whole = [case for case in text if case.input.shape[1] == apart.text.context_length]
     sides = [
         (lambda x: (apart.encode_video(x[:, None]),), _runner(loaded.encode_image), pictures),
         (lambda x: (apart.encode_text(x),), _runner(loaded.encode_text), whole),
@@ -177,7 +177,7 @@ def _write_tokenizer(model: VideoModel, folder: Path) -> tuple[str, ...]:
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": model.video_clip.backbone.context_length,
+            "model_max_length": model.video_clip.text.context_length,
             "do_lower_case": True,
             **special,
         },

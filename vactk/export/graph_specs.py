@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -102,10 +102,10 @@ def _classify(model: VideoModel, classes: Tensor, answer: str, video: Tensor) ->
     if answer == "similarity":
         return similar, similar.softmax(dim=-1)
     assert model.class_head is not None
-    told = model.class_head(features.pooled)
+    by_head = model.class_head(features.pooled)
     if answer == "class_head":
-        return told, told.softmax(dim=-1)
-    both = (similar.softmax(dim=-1) + told.softmax(dim=-1)) / 2
+        return by_head, by_head.softmax(dim=-1)
+    both = (similar.softmax(dim=-1) + by_head.softmax(dim=-1)) / 2
     return both.log(), both
 
 
@@ -121,7 +121,7 @@ def _video_input(
 
 
 def _text(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
-    length = _context(model)
+    length = model.video_clip.text.context_length
     module = TextEncoder(model.video_clip).eval()
     axes = {0: Axis("batch")}
     if module.is_causal:
@@ -151,7 +151,7 @@ def cases_for(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Case
 
 
 def _text_cases(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Case]:
-    context = _context(model)
+    context = model.video_clip.text.context_length
     lengths = {2, min(9, context), context} if 1 in part.axes else {context}
     random = [
         Case("random", _random_tokens(model, batch, length)) for length in sorted(lengths) for batch in (1, 3)
@@ -160,14 +160,9 @@ def _text_cases(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Ca
     return random + ([Case("real", model.backbone.tokenize(texts))] if texts else [])
 
 
-def _context(model: VideoModel) -> int:
-    return int(cast(Any, model.video_clip.backbone).context_length)
-
-
 def _random_tokens(model: VideoModel, batch: int, length: int) -> Tensor:
     """Random words with a start and an end, each text of another length. (B, L)"""
-    embedding = model.video_clip.text.tower.token_embedding
-    highest = embedding.weight.shape[0] - 1  # ends a text, and is what the tower pools
+    highest = model.video_clip.text.vocab_size - 1  # ends a text, and is what the tower pools
     generator = torch.Generator().manual_seed(SEED + length)
     tokens = torch.randint(1, max(2, highest - 1), (batch, length), generator=generator)
     for row in range(batch):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
 from vactk.errors import VactkError, nearest, unknown
 from vactk.models import toy
+from vactk.models.vision_tower import vision_tower
 from vactk.text.descriptions import shorten
 from vactk.weights.hf_clip import read_architecture, rename_huggingface
 from vactk.weights.hub_folder import is_weights_folder, open_weights_folder
@@ -342,15 +343,15 @@ def _build(cfg: dict[str, Any], *, quick_gelu: bool) -> Any:
     cfg = copy.deepcopy(cfg)
     cls = open_clip.CustomTextCLIP if cfg.pop("custom_text", False) else open_clip.CLIP
     clip = cls(**{**cfg, "quick_gelu": quick_gelu})
-    clip.visual.patch_dropout = nn.Identity()  # temporal modules need every patch of every frame
+    vision_tower(clip).keep_all_patches()
     return clip
 
 
-def _image_size(clip: Any, name: str) -> int:
-    height, width = clip.visual.image_size
+def _image_size(clip: nn.Module, name: str) -> int:
+    height, width = vision_tower(clip).image_size
     if height != width:
         raise VactkError(f"backbone '{name}' takes {height}x{width} pictures; only square ones are supported")
-    return int(height)
+    return height
 
 
 @contextlib.contextmanager

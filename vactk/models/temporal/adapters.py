@@ -1,4 +1,4 @@
-"""What makes an image CLIP see motion: modules at three places of every residual block of its vision tower.
+"""Adapters over time, before attention or before the MLP of a residual block, and on frame embeddings.
 
 Tokens are (B*T, 1+H*W, D), frames of a video contiguous, the class token first. Every module here starts as
 the identity, so that a new model equals its CLIP to the last bit.
@@ -147,8 +147,8 @@ class AdapterBlock(TemporalBlock):
     def unused_by_class_token(self) -> Iterator[nn.Parameter]:
         adapter = self.pre_mlp_adapter
         if isinstance(adapter, TEDAdapter):
-            for part in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):
-                yield from part.parameters()
+            for module in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):
+                yield from module.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ class NoTemporal:
     """Frames apart, as CLIP sees them."""
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         return nn.ModuleList(TemporalBlock() for _ in range(num_blocks))
 
 
@@ -187,7 +187,7 @@ class STAdapterConfig:
     layers: tuple[int, ...] = ()  # blocks that carry an adapter, negative from the end; empty: all
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         width, chosen = _checked(self, dim, num_blocks)
         return nn.ModuleList(
             AdapterBlock(STAdapter(dim, width, self.kernel_size), None) if i in chosen else TemporalBlock()
@@ -205,11 +205,11 @@ class TEDAdapterConfig:
     placement: Literal["pre_mlp", "pre_attn", "both"] = "pre_mlp"  # "both" is the paper's 24x384
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         width, chosen = _checked(self, dim, num_blocks)
 
-        def adapter(place: str) -> TEDAdapter | None:
-            wanted = self.placement in (place, "both")
+        def adapter(hook: str) -> TEDAdapter | None:
+            wanted = self.placement in (hook, "both")
             return TEDAdapter(dim, width, grid, self.kernel_size) if wanted else None
 
         return nn.ModuleList(

@@ -64,13 +64,13 @@ def _rename(name: str, num_text_blocks: int) -> str | None:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     if match := _VISUAL.fullmatch(name):
-        block, place, difference, part, leaf = match.groups()
-        part = (_DIFFERENCE if difference else _ADAPTER)[part]
-        return f"temporal.{block}.{place}_adapter.{part}.{leaf}"
+        block, hook, difference, layer, leaf = match.groups()
+        layer = (_DIFFERENCE if difference else _ADAPTER)[layer]
+        return f"temporal.{block}.{hook}_adapter.{layer}.{leaf}"
     if match := _TEXT.fullmatch(name):
-        block, place, part, leaf = match.groups()
+        block, hook, layer, leaf = match.groups()
         owner = "word_head.adapters" if int(block) == num_text_blocks else f"text_adapters.{block}"
-        return f"{owner}.{place}_adapter.{part}.{leaf}"
+        return f"{owner}.{hook}_adapter.{layer}.{leaf}"
     match = _TEXT_BLOCK.match(name)
     if match and int(match.group(1)) == num_text_blocks:
         return None
@@ -139,7 +139,7 @@ def _m2clip_config(own: Mapping[str, Tensor], backbone: BackboneConfig, num_text
 
 
 def _placement(names: list[str]) -> Literal["pre_mlp", "pre_attn", "both"]:
-    found = [place for place in PLACEMENTS if any(f".{place}_adapter." in name for name in names)]
+    found = [hook for hook in PLACEMENTS if any(f".{hook}_adapter." in name for name in names)]
     return "both" if len(found) == 2 else found[0]
 
 

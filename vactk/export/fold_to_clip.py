@@ -1,7 +1,7 @@
 """Fold a model back into a plain CLIP: drop identity modules, fold linear ones, refuse the rest.
 
-The result gives for a picture what the model gives for a video of that one frame. Attention over neighbouring
-frames has no weights: it is left out, and that is said.
+The result embeds an image as the model embeds a video of that one frame. Attention over neighbouring frames has
+no weights: it is left out, with a note.
 """
 
 from __future__ import annotations

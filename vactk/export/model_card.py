@@ -20,7 +20,7 @@ METRICS = ("top1", "top5", "harmonic_mean")
 
 def model_card(
     model: VideoModel,
-    serving: InferenceSpec,
+    inference: InferenceSpec,
     written: ExportedFile,
     notes: Sequence[str],
     folder: Path,
@@ -44,18 +44,18 @@ def model_card(
     )
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {serving.source.get('name', 'A video CLIP')}",
+        f"# {inference.source.get('name', 'A video CLIP')}",
         made,
         *(f"- {note}" for note in notes),
         "## Use",
         _usage(is_transformers),
-        _conditions(model, serving),
+        _conditions(model, inference),
         "## Results",
-        _results(serving.source.get("results", ())),
+        _results(inference.source.get("results", ())),
         "## Recipe",
-        _recipe(serving.source.get("recipe")),
+        _recipe(inference.source.get("recipe")),
         "## Provenance",
-        _provenance(serving.source, model.info.get("parents", ())),
+        _provenance(inference.source, model.info.get("parents", ())),
         "## Files",
         _files((written.path, *written.more), folder),
         checked,
@@ -78,13 +78,13 @@ def _usage(is_transformers: bool) -> str:
     return "\n\n".join(blocks)
 
 
-def _conditions(model: VideoModel, serving: InferenceSpec) -> str:
-    data, templates = serving.data, serving.templates
+def _conditions(model: VideoModel, inference: InferenceSpec) -> str:
+    data, templates = inference.data, inference.templates
     shown = ", ".join(f"`{template}`" for template in templates[:3])
     more = f" and {len(templates) - 3} more" if len(templates) > 3 else ""
     return (
         f"Meant for {data.num_frames} frames of a view and {data.views} view(s) of a video, sampling "
-        f"`{settings.to_dict(data)['sampling']['name']}`, pictures of {model.backbone.image_size} pixels. "
+        f"`{settings.to_dict(data)['sampling']['name']}`, images of {model.backbone.image_size} pixels. "
         f"Sentences around class names: {shown}{more}."
     )
 

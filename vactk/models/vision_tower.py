@@ -18,7 +18,7 @@ from vactk.models.temporal.block import TemporalBlock
 
 
 class VisionTower(Protocol):
-    """The vision tower of an image CLIP, whose weights stay where they are. B pictures, N tokens, D width."""
+    """The vision tower of an image CLIP, whose weights stay where they are. B images, N tokens, D width."""
 
     width: int  # D
     embed_dim: int  # E, of the space that texts share
@@ -28,7 +28,7 @@ class VisionTower(Protocol):
     reads_class_token: bool  # whether `pool` and `pool_video` read token 0 of the last block and no other
     can_fold: bool  # whether `fold_into_output` applies
 
-    def embed(self, pictures: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
         """Tokens before the first block, the class token first. (B, 3, H, W) -> (B, N, D)"""
 
     def pool(self, x: Tensor) -> Tensor:
@@ -72,8 +72,8 @@ class OpenClipViT:
         """Whether `visual` is a tower of this family."""
         return hasattr(visual, "conv1") and hasattr(visual, "class_embedding")
 
-    def embed(self, pictures: Tensor) -> Tensor:
-        return self.visual._embeds(pictures)
+    def embed(self, images: Tensor) -> Tensor:
+        return self.visual._embeds(images)
 
     def pool(self, x: Tensor) -> Tensor:
         pooled, _ = self.visual._pool(x)

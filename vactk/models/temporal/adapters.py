@@ -84,7 +84,7 @@ class TEDAdapter(nn.Module):
         frames = patches.unflatten(0, (-1, num_frames))  # (B, T, H*W, width)
         change = F.pad(frames[:, 1:] - frames[:, :-1], (0, 0, 0, 0, 1, 0))  # the first frame's is 0
         image = (change + self.diff_down.bias).flatten(0, 1).unflatten(1, self.grid)  # (B*T, H, W, width)
-        # a picture seen as channels-last: no copy, and the fast kernel
+        # an image in channels-last: no copy, and the fast kernel
         return self.diff_conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -122,11 +122,9 @@ class TimeConv(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """x (B*T, N, C) -> the same shape."""
         width, _, kernel_size = self.weight.shape
-        # frames x tokens as a picture, channels-last: it needs no copy, and costs a third of a Conv1d
-        picture = x.unflatten(0, (-1, num_frames)).permute(0, 3, 1, 2)  # (B, C, T, N)
-        out = F.conv2d(
-            picture, self.weight[..., None], self.bias, padding=(kernel_size // 2, 0), groups=width
-        )
+        # frames x tokens as an image, channels-last: it needs no copy, and costs a third of a Conv1d
+        image = x.unflatten(0, (-1, num_frames)).permute(0, 3, 1, 2)  # (B, C, T, N)
+        out = F.conv2d(image, self.weight[..., None], self.bias, padding=(kernel_size // 2, 0), groups=width)
         return out.permute(0, 2, 3, 1).flatten(0, 1)
 
 

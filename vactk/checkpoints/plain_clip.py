@@ -88,10 +88,9 @@ def load_folder(
         may_lack=may_lack,
         known=left_out_knowingly,
     )
-    info = {"parents": [{"path": str(path), "kind": TITLES[folder.kind]}], **report}
-    return dataclasses.replace(
-        model, info={**({"recipe": ours["recipe"]} if "recipe" in ours else {}), **info}
-    )
+    kept = {"recipe": ours["recipe"]} if "recipe" in ours else {}
+    parents = [{"path": str(path), "kind": TITLES[folder.kind]}]
+    return dataclasses.replace(model, info={**kept, "parents": parents, **report})
 
 
 def _published(folder: WeightsFolder) -> TemporalConfig | None:

@@ -1,4 +1,4 @@
-"""The README.md of a model that is published: what it is, how it was made, what it reaches, its hashes."""
+"""Write the model card of a published model: use, results, recipe, provenance, hashes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vactk.export.verify import ExportedFile
 from vactk.files.hashing import sha256
 from vactk.models.video_model import VideoModel
 
+TAGS = ["clip", "video", "action-recognition", "zero-shot", "vactk"]
 METRICS = ("top1", "top5", "harmonic_mean")
 
 
@@ -27,16 +28,15 @@ def model_card(
     *,
     is_transformers: bool,
 ) -> str:
-    """The card in Markdown, its head in the hub's YAML."""
-    described = settings.to_dict(model.config)
+    """Return the card in Markdown, with the hub's YAML header."""
     head = {
         "library_name": "transformers" if is_transformers else "vactk",
         "pipeline_tag": "zero-shot-image-classification" if is_transformers else "video-classification",
-        "tags": ["clip", "video", "action-recognition", "zero-shot", "vactk"],
+        "tags": TAGS,
     }
     made = (
         "A CLIP for videos, made and exported with the Video-Action CLIP ToolKit "
-        f"(vactk {vactk.__version__}): {_of_model(described)}."
+        f"(vactk {vactk.__version__}): {_describe(model)}."
     )
     checked = (
         f"Largest difference to the model it was made of: {written.max_abs_diff:.2g} "
@@ -63,10 +63,10 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _of_model(described: Mapping[str, Any]) -> str:
-    temporal = described["temporal"]
+def _describe(model: VideoModel) -> str:
+    temporal = settings.to_dict(model.config)["temporal"]
     name = temporal["name"] if isinstance(temporal, Mapping) else temporal
-    return f"backbone `{described['backbone']['name']}`, temporal module `{name}`"
+    return f"backbone `{model.config.backbone.name}`, temporal module `{name}`"
 
 
 def _usage(is_transformers: bool) -> str:
@@ -90,7 +90,7 @@ def _conditions(model: VideoModel, inference: InferenceSpec) -> str:
 
 
 def _results(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table of what `vactk zeroshot --json` and training wrote; every number names what it was measured on."""
+    """Return a table of results of `vactk zeroshot --json` and training, with the conditions of each."""
     rows = []
     for result in results:
         name = result.get("protocol") or result.get("dataset")

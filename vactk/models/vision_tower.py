@@ -80,9 +80,9 @@ class OpenClipViT:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def pool_video(self, x: Tensor, num_frames: int) -> Tensor:
-        """The final norm of the mean class token (M2-CLIP)."""
-        class_tokens = x[:, 0].unflatten(0, (-1, num_frames))  # (B, T, D)
-        return self.visual.ln_post(class_tokens.mean(dim=1))
+        """The final norm of the mean class token (M2-CLIP); without the norm where that follows attention pooling."""
+        class_token = x[:, 0].unflatten(0, (-1, num_frames)).mean(dim=1)  # (B, D)
+        return self.visual.ln_post(class_token) if self.visual.attn_pool is None else class_token
 
     def keep_all_patches(self) -> None:
         self.visual.patch_dropout = nn.Identity()

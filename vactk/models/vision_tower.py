@@ -80,7 +80,7 @@ class OpenClipViT:
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
     def pool_video(self, x: Tensor, num_frames: int) -> Tensor:
-        """The final norm of the mean class token (M2-CLIP); without the norm where that follows attention pooling."""
+        """The final norm of the mean class token (M2-CLIP); no norm where that belongs to attention pooling."""
         class_token = x[:, 0].unflatten(0, (-1, num_frames)).mean(dim=1)  # (B, D)
         return self.visual.ln_post(class_token) if self.visual.attn_pool is None else class_token
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
 from vactk.data.shapes.stills import Stills, color_names, load_stills, shape_names
-from vactk.models.text_tower import TextBlock, TextTower
+from vactk.models.text_tower import TextTower
 from vactk.models.toy import initial_embedding, save_toy, toy_config
 from vactk.train.optim import schedule
 
@@ -71,7 +71,7 @@ def train(model: Any, tokenize: Any, stills: Stills, epochs: int, batch_size: in
     wordings = (names, stills.details, colored, stills.details, names, stills.captions)
     cycle = [number_captions(captions, tokenize) for captions in wordings]
     images = normalise(stills.images)
-    text = TextTower(model, nn.ModuleList(TextBlock() for _ in model.transformer.resblocks))
+    text = TextTower(model)
     matrices = [p for p in model.parameters() if p.ndim > 1 and p is not model.token_embedding.weight]
     # without weight decay a token that never occurs keeps its initial embedding
     others = [p for p in model.parameters() if p.ndim <= 1 or p is model.token_embedding.weight]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.structure import read_package
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [*ROOT.glob("vactk/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("examples/**/*.py")]
 
@@ -36,6 +38,11 @@ def test_ffmpeg_gets_files_in_one_place():
         if any(opens_media(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     }
     assert found == {"vactk/video/container.py"}
+
+
+def test_towers_are_taken_apart_where_they_are_described():
+    known = {"vactk.models.attention", "vactk.models.text_tower", "vactk.models.vision_tower"}
+    assert {name for name, module in read_package(ROOT).items() if module.names_a_tower()} == known
 
 
 def test_the_top_level_holds_what_it_should():

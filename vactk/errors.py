@@ -45,3 +45,8 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise VactkError(unknown(name, table, kind))
     return table[name]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where there is none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -106,12 +106,12 @@ def main() -> None:
     for name in options.modules:
         model = build(MODELS[name], BackboneConfig(name=options.backbone, pretrained=options.pretrained))
         samples = samples_for(model, data)
-        serving = InferenceSpec(data=data, templates=("a video of {}",), source={"name": name})
+        inference = InferenceSpec(data=data, templates=("a video of {}",), source={"name": name})
         for kind in options.formats:
             with tempfile.TemporaryDirectory() as folder:
                 output = Path(folder, "out")
                 try:
-                    exported = export_model(model, output, FORMATS[kind], serving, samples)
+                    exported = export_model(model, output, FORMATS[kind], inference, samples)
                 except VactkError as error:
                     print(f"{name:44}{kind:14} refused: {str(error).partition(':')[0]}")
                     continue

@@ -19,6 +19,7 @@ from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.temporal.adapters import NoTemporal
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.video_clip import VideoCLIP
+from vactk.models.vision_tower import vision_tower
 
 
 def measure(ways: dict[str, Callable[[], torch.Tensor]], repeats: int, *, backward: bool) -> dict[str, float]:
@@ -45,14 +46,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     clip = load_backbone(BackboneConfig(name=options.backbone, pretrained="none")).clip.eval()
-    visual = clip.visual
-    shape = (visual.transformer.width, tuple(visual.grid_size), len(visual.transformer.resblocks))
+    tower = vision_tower(clip)
+    shape = (tower.width, tower.grid, len(tower.blocks))
     plain = VideoCLIP(clip, NoTemporal().build(*shape)).eval()
     ends = {
         name: VideoCLIP(clip, NeighbourAttentionConfig(window=options.window, ends=name).build(*shape)).eval()
         for name in ("zeros", "masked")
     }
-    video = torch.randn(options.batch, options.frames, 3, *visual.image_size)
+    video = torch.randn(options.batch, options.frames, 3, *tower.image_size)
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "stock": lambda: clip.encode_image(video.flatten(0, 1)),
         "plain": lambda: plain.encode_video(video),

@@ -96,7 +96,7 @@ def losses(task: VideoTextTask, video: Tensor, labels: Tensor, class_tokens: Ten
     padding = class_tokens.shape[1] - tokens.shape[1]
     tokens, word_labels = F.pad(tokens, (0, padding)), F.pad(word_labels, (0, padding), value=-100)
     hidden = text_hidden(model, tokens)
-    words = task.word_head(model.text.tower, hidden, frames)
+    words = task.word_head(model.text, hidden, frames)
     class_text = text_embedding(model, class_tokens, text_hidden(model, class_tokens))
     embedding = F.normalize(frames.mean(dim=1), dim=-1)
     found = {

@@ -105,7 +105,7 @@ def test_the_architecture_is_known_by_its_shapes():
 def test_files_of_no_known_kind_are_refused(tmp_path):
     torch.save({"x": torch.zeros(1)}, tmp_path / "x.pth")
     with pytest.raises(
-        VactkError, match=r"no checkpoint that vactk knows: M2-CLIP.*Open-VCLIP, a plain CLIP"
+        VactkError, match=r"not a checkpoint that vactk knows: M2-CLIP.*Open-VCLIP, a plain CLIP"
     ):
         open_model(tmp_path / "x.pth")
     (tmp_path / "y.pth").write_bytes(b"not a zip")

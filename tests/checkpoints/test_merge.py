@@ -7,16 +7,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from vactk.checkpoints import merge_inputs
 from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.checkpoints.merge import plan_merge, save_merged
 from vactk.checkpoints.merge_inputs import open_merge_input
+from vactk.data.config import DataConfig
 from vactk.errors import VactkError
-from vactk.models import video_model
+from vactk.export.formats import ExportConfig, export_model
+from vactk.export.graph_specs import Samples
+from vactk.export.metadata import InferenceSpec
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
-from vactk.models.video_model import Heads, ModelConfig, new_model, part_of_clip
+from vactk.models.video_model import Heads, ModelConfig, clip_tower_of, new_model
 from vactk.weights.arithmetic import average, interpolation, task_vector
 
 TOY = BackboneConfig(name="toy")
@@ -35,7 +39,7 @@ def trained(path, towers=(), seed=1, heads=None, **config):
     generator = torch.Generator().manual_seed(seed + 100)
     with torch.no_grad():
         for name, parameter in model.module_dict().named_parameters():
-            if part_of_clip(name) in (None, *towers):
+            if clip_tower_of(name) in (None, *towers):
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     save_model(path, model, towers=towers, info={"recipe": {"templates": "object"}})
     return {name: tensor.clone() for name, tensor in model.module_dict().state_dict().items()}
@@ -80,7 +84,7 @@ def test_towards_the_original_clip_everything_goes_back_to_where_it_began(tmp_pa
     start = tensors(new_model(ModelConfig(backbone=TOY, **ADAPTERS), HEADS))
     mixture, model = mixed(tmp_path, [tmp_path / "b.safetensors"], interpolation(0.25), with_original=True)
     assert mixture.notes == (
-        "added parameters that a side lacks stand at their initial values: drawn again from seed 5",
+        "added parameters that a checkpoint lacks have their initial values: drawn again from seed 5",
     )
     for name, tensor in tensors(model).items():
         expected = b[name] if name.startswith("class_head") else 0.75 * start[name] + 0.25 * b[name]
@@ -251,7 +255,7 @@ def test_plain_weights_of_another_architecture_are_named(tmp_path, tiny_clip):
 def test_a_backbone_with_other_weights_is_refused(tmp_path, monkeypatch):
     trained(tmp_path / "a.safetensors", (), seed=1, **ADAPTERS)
     trained(tmp_path / "b.safetensors", ("vision",), seed=2)
-    whole = video_model.load_backbone
+    whole = merge_inputs.load_backbone
 
     def changed(config, **options):
         backbone = whole(config, **options)
@@ -273,3 +277,43 @@ def test_damaged_metadata_are_named(tmp_path, changes):
     save_file(load_file(path), path, metadata={"vactk": json.dumps({**metadata, **changes})})
     with pytest.raises(VactkError, match=r"has checkpoint format 9|the metadata of .* are damaged"):
         open_merge_input(path, {})
+
+
+def test_another_projects_safetensors_are_opened_as_that_project_and_not_as_a_plain_clip(tmp_path):
+    clip = new_model(ModelConfig(backbone=TOY)).video_clip.backbone.state_dict()
+    save_file({f"model.{name}": t + 0.01 for name, t in clip.items()}, tmp_path / "swa.safetensors")
+    stated = {"backbone": {"name": "toy"}}
+    _, model = mixed(
+        tmp_path, [tmp_path / "swa.safetensors"], interpolation(0.5), with_original=True, stated=stated
+    )
+    assert model.config.temporal == NeighbourAttentionConfig()  # as Open-VCLIP published it
+    assert model.config.similarity == "frames"
+    torch.testing.assert_close(tensors(model)["clip.visual.proj"], clip["visual.proj"] + 0.005)
+
+
+@pytest.fixture
+def toy_folders(tmp_path):
+    """The toy CLIP, exported to a folder of open_clip's and one of Hugging Face's."""
+    toy = new_model(ModelConfig(backbone=TOY))
+    spec = InferenceSpec(data=DataConfig(num_frames=1), templates=("{}",), source={"name": "toy"})
+    for name in ("open_clip", "huggingface"):
+        export_model(toy, tmp_path / name, ExportConfig(format=name), spec, Samples())
+    return toy.video_clip.backbone.state_dict()
+
+
+def test_folders_of_open_clip_and_hugging_face_are_merged(tmp_path, toy_folders):
+    b = trained(tmp_path / "b.safetensors", ("vision",), temporal=NeighbourAttentionConfig())
+    for folder in ("open_clip", "huggingface"):
+        _, model = mixed(tmp_path, [tmp_path / folder, tmp_path / "b.safetensors"], interpolation(0.4))
+        assert (model.config.temporal, model.config.backbone) == (
+            NeighbourAttentionConfig(),
+            model.backbone.config,
+        )
+        assert model.config.backbone.name == "toy"  # the name, where one of two has a name
+        for name, tensor in tensors(model).items():
+            torch.testing.assert_close(tensor, 0.6 * toy_folders[name.removeprefix("clip.")] + 0.4 * b[name])
+    both = [open_merge_input(tmp_path / folder, {}) for folder in ("open_clip", "huggingface")]
+    assert all(len(one.sha256) == 64 for one in both)
+    assert plan_merge(both).metadata["towers"] == ["vision", "text", "scale"]
+    with pytest.raises(VactkError, match="does not say what it started from"):
+        plan_merge(both[:1], with_original=True)

@@ -44,6 +44,6 @@ def test_later_parts_win():
 @pytest.mark.parametrize("part", ["vision.12", "vison", "visual.*"])
 def test_parts_without_tensors_are_refused(part):
     with pytest.raises(
-        VactkError, match=f"no tensor of these checkpoints belongs to '{part}'".replace("*", r"\*")
+        VactkError, match=f"no tensor of these checkpoints matches '{part}'".replace("*", r"\*")
     ):
         select_by_pattern({part: 0.5}, NAMES)

@@ -112,7 +112,7 @@ def test_of_a_huggingface_xclip_towers_and_messages_map_and_the_rest_is_named(tr
     save_file(
         {**tensors, "surprise.weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(VactkError, match=r"X-CLIP\) holds what vactk has no place for: surprise.weight"):
+    with pytest.raises(VactkError, match=r"X-CLIP\) holds tensors unknown to vactk: surprise.weight"):
         open_model(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_of_a_huggingface_xclip_towers_and_messages_map_and_the_rest_is_named(tr
             {"text_config": {**TEXT, "eos_token_id": 5}},
             "its texts end with token 5, which is not the highest",
         ),
-        ({"vision_config": {**VISION, "num_channels": 1}}, "its pictures have 1 channels instead of 3"),
+        ({"vision_config": {**VISION, "num_channels": 1}}, "its images have 1 channels instead of 3"),
         ({"vision_config": {**VISION, "num_attention_heads": 5}}, "heads that do not divide its width 32"),
         ({"vision_config": {**VISION, "hidden_size": "wide"}}, "is not one of a CLIP that vactk knows"),
         ({"projection_dim": 7}, "does not fit the model; other shape"),
@@ -223,7 +223,7 @@ def test_a_vificlip_file_becomes_a_model(tmp_path):
 )
 def test_prompts_of_vificlip_are_refused_by_name(tmp_path, name):
     vificlip(tmp_path / "vifi.pth", **{name: torch.zeros(4, 64)})
-    with pytest.raises(VactkError, match=f"ViFi-CLIP\\) holds what vactk has no place for: {name}"):
+    with pytest.raises(VactkError, match=f"ViFi-CLIP\\) holds tensors unknown to vactk: {name}"):
         open_model(tmp_path / "vifi.pth", TOY)
 
 

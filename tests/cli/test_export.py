@@ -90,12 +90,12 @@ def test_a_checkpoints_own_classes_or_others(checkpoint, clip_file, tmp_path, la
     assert "classifier.pt" in result.stdout.replace("\n", "")
     extra = {"vactk.json": ""}
     torch.jit.load(str(tmp_path / "out" / "classifier.pt"), _extra_files=extra)
-    facts = json.loads(extra["vactk.json"])
-    assert facts["labels"] == expected
-    assert facts["frames"]["usual"] == 4
-    assert facts["views"] == 2
-    assert facts["source"]["step"] == 7
-    assert facts["templates"] == ["a photo of {}"]
+    metadata = json.loads(extra["vactk.json"])
+    assert metadata["labels"] == expected
+    assert metadata["frames"]["usual"] == 4
+    assert metadata["views"] == 2
+    assert metadata["source"]["step"] == 7
+    assert metadata["templates"] == ["a photo of {}"]
 
 
 def test_a_difference_above_the_tolerance_is_exit_1_and_leaves_nothing(clip_file, tmp_path):

@@ -154,6 +154,16 @@ def test_an_openvclip_file_with_its_clip(tmp_path):
     )
 
 
+def test_a_folder_of_open_clip_is_one_checkpoint():
+    exported = ["export", "--backbone", "toy", "--format", "open_clip", "--output", "folder"]
+    assert CliRunner().invoke(app, exported, prog_name="vactk").exit_code == 0
+    for paths in (["folder", "b.safetensors"], ["b.safetensors", "folder"]):
+        result = answer(*paths, "--alpha", 0.5)
+        assert [parent["path"] for parent in result["parents"]] == paths
+    refused_line = run("folder", "folder", "--alpha", 0.5)
+    assert "are the same file" in refused_line.stderr
+
+
 def test_extrapolation_is_allowed_and_said():
     result = run("a.safetensors", "b.safetensors", "--alpha", 1.5)
     assert result.exit_code == 0
@@ -189,7 +199,7 @@ def test_files_that_cannot_be_mixed_are_refused_and_nothing_is_written(tmp_path)
     assert "takes three checkpoints, got 2" in refused(*two, "--task-vector", 1)
     assert "there are 3 weights for 2 checkpoints" in refused(*two, "--weights", "1,1,1")
     assert "at least two checkpoints, got 1" in refused("a.safetensors", "--soup", "uniform")
-    assert "belongs to 'vision.99'" in refused(*two, "--alpha", 1, "--alpha-of", "vision.99=0")
+    assert "matches 'vision.99'" in refused(*two, "--alpha", 1, "--alpha-of", "vision.99=0")
     whole = (tmp_path / "b.safetensors").read_bytes()
     (tmp_path / "b.safetensors").write_bytes(whole[:-100])
     assert "'b.safetensors' is damaged" in refused(*two, "--alpha", 0.5)

@@ -62,7 +62,7 @@ def small_model(small_folder):
 
 
 @pytest.fixture
-def serving():
+def inference():
     """How the models are fed: three frames, and three classes where they are wanted."""
 
     def build(*, classes=("run", "jump", "swim"), answer="similarity", **data):

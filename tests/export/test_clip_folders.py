@@ -13,19 +13,20 @@ import open_clip
 
 from vactk.checkpoints.load import open_model
 from vactk.errors import VactkError
-from vactk.export.fold_to_clip import plain_clip
+from vactk.export.fold_to_clip import has_plain_form, plain_clip
 from vactk.export.formats import ExportConfig, export_model
 from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
+from vactk.models.temporal.block import TemporalBlock
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
 
 OPEN_CLIP, HUGGINGFACE = ExportConfig(format="open_clip"), ExportConfig(format="huggingface")
 
 
-def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, serving, samples, tmp_path):
+def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, inference, samples, tmp_path):
     model = small_model(temporal=NeighbourAttentionConfig())
-    exported = export_model(model, tmp_path / "out", OPEN_CLIP, serving(), samples)
+    exported = export_model(model, tmp_path / "out", OPEN_CLIP, inference(), samples)
     assert exported.notes == (
         "attention over neighbouring frames has no weights: a plain CLIP sees frames apart",
     )
@@ -43,18 +44,18 @@ def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, serving, samples, t
     )
 
 
-def test_adapters_that_do_not_fold_are_named(small_model, serving, samples, tmp_path):
+def test_adapters_that_do_not_fold_are_named(small_model, inference, samples, tmp_path):
     model = small_model(
         temporal=TEDAdapterConfig(width=4, layers=(1,)), text_adapter=TextAdapterConfig(layers=1, width=4)
     )
     with pytest.raises(
         VactkError, match=r"ted_adapter in vision blocks 1; adapters in text blocks 1: these do not fold"
     ):
-        export_model(model, tmp_path / "out", OPEN_CLIP, serving(), samples)
+        export_model(model, tmp_path / "out", OPEN_CLIP, inference(), samples)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_adapters_that_change_nothing_are_left_out(small_folder, serving):
+def test_adapters_that_change_nothing_are_left_out(small_folder, inference):
     from vactk.models.video_model import ModelConfig, new_model
 
     backbone = BackboneConfig(name=str(small_folder))
@@ -74,10 +75,23 @@ def test_adapters_that_change_nothing_are_left_out(small_folder, serving):
         )
 
 
+def test_a_module_that_changes_attention_alone_is_not_dropped(small_model):
+    class Sharpened(TemporalBlock):
+        def attention(self, block, x, num_frames, num_queries):
+            return 1.5 * super().attention(block, x, num_frames, num_queries)
+
+    model = small_model()
+    assert has_plain_form(model)
+    model.video_clip.temporal[1] = Sharpened()
+    assert not has_plain_form(model)
+    with pytest.raises(VactkError, match="in vision blocks 1: these do not fold"):
+        plain_clip(model)
+
+
 @torch.no_grad()
-def test_the_frame_adapter_folds_into_the_projection(small_model, serving, samples, tmp_path):
+def test_the_frame_adapter_folds_into_the_projection(small_model, inference, samples, tmp_path):
     model = small_model(frame_adapter=FrameAdapterConfig(enabled=True, width=6))
-    exported = export_model(model, tmp_path / "out", OPEN_CLIP, serving(), samples)
+    exported = export_model(model, tmp_path / "out", OPEN_CLIP, inference(), samples)
     assert any("folded" in note for note in exported.notes)
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}").eval()
     pictures = torch.randn(4, 3, 32, 32)
@@ -86,10 +100,10 @@ def test_the_frame_adapter_folds_into_the_projection(small_model, serving, sampl
     assert not torch.allclose(model.video_clip.backbone.encode_image(pictures), expected, atol=1e-2)
 
 
-def test_transformers_reads_a_plain_model_and_its_tokenizer(small_model, serving, samples, tmp_path):
+def test_transformers_reads_a_plain_model_and_its_tokenizer(small_model, inference, samples, tmp_path):
     transformers = pytest.importorskip("transformers")
     model = small_model(temporal=NeighbourAttentionConfig())
-    exported = export_model(model, tmp_path / "out", HUGGINGFACE, serving(), samples)
+    exported = export_model(model, tmp_path / "out", HUGGINGFACE, inference(), samples)
     assert exported.files[0].max_abs_diff == 0.0
     theirs = transformers.CLIPModel.from_pretrained(tmp_path / "out").eval()
     texts = ["a red star, moving left!", "Über die Straße 123", "someone's dog"]
@@ -106,9 +120,9 @@ def test_transformers_reads_a_plain_model_and_its_tokenizer(small_model, serving
     assert torch.equal(theirs.logit_scale, model.video_clip.backbone.logit_scale)
 
 
-def test_a_plain_folder_remembers_what_of_it_is_vactks(small_model, serving, samples, tmp_path):
+def test_a_plain_folder_remembers_what_of_it_is_vactks(small_model, inference, samples, tmp_path):
     model = small_model(temporal=NeighbourAttentionConfig(window=2), similarity="frames")
-    export_model(model, tmp_path / "out", HUGGINGFACE, serving(), samples)
+    export_model(model, tmp_path / "out", HUGGINGFACE, inference(), samples)
     again = open_model(tmp_path / "out")
     assert again.config.temporal == NeighbourAttentionConfig(window=2)
     assert again.config.similarity == "frames"
@@ -118,9 +132,9 @@ def test_a_plain_folder_remembers_what_of_it_is_vactks(small_model, serving, sam
     )
 
 
-def test_a_model_with_adapters_is_a_whole_checkpoint(small_model, serving, samples, tmp_path):
+def test_a_model_with_adapters_is_a_whole_checkpoint(small_model, inference, samples, tmp_path):
     model = small_model(temporal=TEDAdapterConfig(width=4), classes=("a", "b"))
-    exported = export_model(model, tmp_path / "out", HUGGINGFACE, serving(), samples)
+    exported = export_model(model, tmp_path / "out", HUGGINGFACE, inference(), samples)
     assert exported.files[0].max_abs_diff == 0.0
     again = open_model(tmp_path / "out")
     assert again.config.temporal == model.config.temporal
@@ -131,10 +145,10 @@ def test_a_model_with_adapters_is_a_whole_checkpoint(small_model, serving, sampl
     assert all(torch.equal(stored[name], tensor) for name, tensor in own.items())
 
 
-def test_the_model_card(small_model, serving, samples, tmp_path):
+def test_the_model_card(small_model, inference, samples, tmp_path):
     from dataclasses import replace
 
-    asked = serving()
+    asked = inference()
     result = {
         "protocol": "hmdb51/ep2",
         "top1": 51.25,

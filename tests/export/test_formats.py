@@ -36,11 +36,11 @@ CHOSEN = [
 @pytest.mark.parametrize(("name", "kind"), CHOSEN)
 @torch.no_grad()
 def test_modules_in_every_format_for_any_number_of_videos_and_frames(
-    small_model, serving, samples, tmp_path, name, kind
+    small_model, inference, samples, tmp_path, name, kind
 ):
     model = small_model(temporal=MODULES[name], frame_adapter=FrameAdapterConfig(enabled=name == "ted"))
     config = ExportConfig(format=kind, parts=("video",))
-    exported = export_model(model, tmp_path / "out", config, serving(), samples)
+    exported = export_model(model, tmp_path / "out", config, inference(), samples)
     (file,) = exported.files
     assert file.frames == "any"
     assert file.differences.keys() == {"random", "real"}
@@ -57,10 +57,10 @@ def test_modules_in_every_format_for_any_number_of_videos_and_frames(
 
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 @torch.no_grad()
-def test_text_encoder_and_classifier(small_model, serving, samples, tmp_path, kind):
+def test_text_encoder_and_classifier(small_model, inference, samples, tmp_path, kind):
     model = small_model(text_adapter=TextAdapterConfig(layers=1, width=4), classes=("run", "jump", "swim"))
     config = ExportConfig(format=kind, parts=("text", "classifier"))
-    asked = serving(answer="ensemble")
+    asked = inference(answer="ensemble")
     exported = export_model(model, tmp_path / "out", config, asked, samples)
     assert [file.part for file in exported.files] == ["text_encoder", "classifier"]
     tokens = model.backbone.tokenize(["a dog", "a cat on a mat"])
@@ -75,12 +75,12 @@ def test_text_encoder_and_classifier(small_model, serving, samples, tmp_path, ki
 
 
 def test_onnx_says_all_that_is_needed_to_use_it_and_static_frames_are_static(
-    small_model, serving, samples, tmp_path
+    small_model, inference, samples, tmp_path
 ):
     import onnx
 
     model = small_model(temporal=NeighbourAttentionConfig())
-    asked = serving(views=2)
+    asked = inference(views=2)
     config = ExportConfig(parts=("classifier",), opset=20, static_frames=True)
     exported = export_model(model, tmp_path / "out", config, asked, samples)
     proto = onnx.load(str(tmp_path / "out" / "classifier.onnx"))
@@ -88,17 +88,17 @@ def test_onnx_says_all_that_is_needed_to_use_it_and_static_frames_are_static(
     shape = [axis.dim_param or axis.dim_value for axis in proto.graph.input[0].type.tensor_type.shape.dim]
     assert shape == ["batch", 3, 3, 32, 32]
     assert exported.files[0].frames == 3
-    facts = json.loads({entry.key: entry.value for entry in proto.metadata_props}["vactk"])
-    assert facts["labels"] == ["run", "jump", "swim"]
-    assert facts["templates"] == ["a video of {}"]
-    assert facts["frames"] == {"takes": 3, "usual": 3}
-    assert facts["sampling"]["name"] == "uniform"
-    assert facts["views"] == 2
-    assert facts["precision"] == "float32"
-    assert facts["opset"] == 20
-    assert facts["preprocessing"]["mean"] == [0.5, 0.4, 0.3]
-    assert facts["preprocessing"]["size"] == 32
-    assert facts["model"]["temporal"]["name"] == "neighbour_attention"
+    metadata = json.loads({entry.key: entry.value for entry in proto.metadata_props}["vactk"])
+    assert metadata["labels"] == ["run", "jump", "swim"]
+    assert metadata["templates"] == ["a video of {}"]
+    assert metadata["frames"] == {"takes": 3, "usual": 3}
+    assert metadata["sampling"]["name"] == "uniform"
+    assert metadata["views"] == 2
+    assert metadata["precision"] == "float32"
+    assert metadata["opset"] == 20
+    assert metadata["preprocessing"]["mean"] == [0.5, 0.4, 0.3]
+    assert metadata["preprocessing"]["size"] == 32
+    assert metadata["model"]["temporal"]["name"] == "neighbour_attention"
     manifest = json.loads((tmp_path / "out" / "export.json").read_text())
     assert manifest["files"][0]["max_abs_diff"] < 1e-4
     assert len(manifest["files"][0]["sha256"]) == 64
@@ -109,11 +109,13 @@ def test_onnx_says_all_that_is_needed_to_use_it_and_static_frames_are_static(
 
 
 @pytest.mark.parametrize(("name", "part"), [("cross", "video"), ("none", "text")])
-def test_half_precision(small_model, serving, samples, tmp_path, name, part):
+def test_half_precision(small_model, inference, samples, tmp_path, name, part):
     import onnx
 
     config = ExportConfig(precision="float16", parts=(part,))
-    exported = export_model(small_model(temporal=MODULES[name]), tmp_path / "out", config, serving(), samples)
+    exported = export_model(
+        small_model(temporal=MODULES[name]), tmp_path / "out", config, inference(), samples
+    )
     (file,) = exported.files
     assert 1e-6 < file.max_abs_diff < 0.02
     proto = onnx.load(str(tmp_path / "out" / file.path))
@@ -123,7 +125,7 @@ def test_half_precision(small_model, serving, samples, tmp_path, name, part):
     assert types <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-def test_a_wrong_result_fails_and_leaves_nothing(small_model, serving, samples, tmp_path, monkeypatch):
+def test_a_wrong_result_fails_and_leaves_nothing(small_model, inference, samples, tmp_path, monkeypatch):
     kind = "torchscript"
     right = GRAPHS[kind]
 
@@ -136,16 +138,16 @@ def test_a_wrong_result_fails_and_leaves_nothing(small_model, serving, samples, 
     with pytest.raises(
         VactkError, match=r"video_encoder.* differs from the model by 0.001, more than 0.0001"
     ):
-        export_model(small_model(), tmp_path / "out", ExportConfig(format=kind), serving(), samples)
+        export_model(small_model(), tmp_path / "out", ExportConfig(format=kind), inference(), samples)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_with_values_that_are_not_finite(small_model, serving, tmp_path):
+def test_a_model_with_values_that_are_not_finite(small_model, inference, tmp_path):
     model = small_model()
     with torch.no_grad():
         model.video_clip.backbone.visual.proj[0, 0] = float("nan")
     with pytest.raises(VactkError, match=r"not finite, the first in clip.visual.proj: nothing to export"):
-        export_model(model, tmp_path / "out", ExportConfig(), serving(), Samples())
+        export_model(model, tmp_path / "out", ExportConfig(), inference(), Samples())
     assert not (tmp_path / "out").exists()
 
 
@@ -166,14 +168,14 @@ def test_settings_that_make_no_sense(settings, message):
         ExportConfig(**settings)
 
 
-def test_parts_that_cannot_be(small_model, serving):
+def test_parts_that_cannot_be(small_model, inference):
     with pytest.raises(VactkError, match="a classifier needs classes: name them with --labels"):
-        build_graph_specs(small_model(), serving(classes=()), wanted=("classifier",))
+        build_graph_specs(small_model(), inference(classes=()), wanted=("classifier",))
     with pytest.raises(VactkError, match="--by class_head needs a checkpoint with a class head"):
-        build_graph_specs(small_model(), serving(answer="class_head"))
+        build_graph_specs(small_model(), inference(answer="class_head"))
     model = small_model(classes=("run", "jump", "swim"))
     with pytest.raises(VactkError, match="view_mean is logits"):
-        build_graph_specs(model, serving(answer="ensemble", view_mean="logits"))
+        build_graph_specs(model, inference(answer="ensemble", view_mean="logits"))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -18,7 +18,7 @@ from vactk.models.text_tower import TextAdapterConfig
 @pytest.mark.parametrize("zeros", [True, False])
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_padded_attention_is_neighbour_attention(small_model, window, zeros):
-    block = small_model().video_clip.backbone.visual.transformer.resblocks[0]
+    block = small_model().video_clip.vision.blocks[0]
     x = torch.randn(2 * 5, 6, 32)
     ours, padded = NeighbourAttention(window, zeros=zeros), PaddedNeighbourAttention(window, zeros=zeros)
     for num_frames in (1, 2, 5, 10):

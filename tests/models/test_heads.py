@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from vactk.models.heads import ClassHead, MaskedWordHead
 from vactk.models.losses import masked_word_loss
-from vactk.models.text_tower import TextAdapterConfig
+from vactk.models.text_tower import TextAdapterConfig, TextTower
 
 
 def word_head(dim=32, embed_dim=24, num_words=7):
@@ -22,7 +22,7 @@ def test_class_head_drops_features_in_training_alone():
 
 def test_embeddings_of_another_width_are_projected(tiny_clip):
     head = word_head()
-    logits = head(tiny_clip, torch.randn(2, 5, 32), torch.randn(2, 3, 24))
+    logits = head(TextTower(tiny_clip), torch.randn(2, 5, 32), torch.randn(2, 3, 24))
     assert logits.shape == (2, 5, 7)
     assert isinstance(word_head(embed_dim=32).project, torch.nn.Identity)
 
@@ -31,10 +31,12 @@ def test_every_word_sees_all_frames_and_no_other_word(tiny_clip):
     head = word_head().eval()
     hidden, frames = torch.randn(1, 5, 32), torch.randn(1, 3, 24)
     with torch.no_grad():
-        logits = head(tiny_clip, hidden, frames)
-        torch.testing.assert_close(head(tiny_clip, hidden[:, 2:3], frames), logits[:, 2:3])
-        torch.testing.assert_close(head(tiny_clip, hidden, frames.flip(1)), logits)
-        assert (head(tiny_clip, hidden, frames + torch.randn(1, 3, 24)) - logits).abs().max() > 1e-3
+        logits = head(TextTower(tiny_clip), hidden, frames)
+        torch.testing.assert_close(head(TextTower(tiny_clip), hidden[:, 2:3], frames), logits[:, 2:3])
+        torch.testing.assert_close(head(TextTower(tiny_clip), hidden, frames.flip(1)), logits)
+        assert (
+            head(TextTower(tiny_clip), hidden, frames + torch.randn(1, 3, 24)) - logits
+        ).abs().max() > 1e-3
 
 
 def test_masked_word_loss_is_the_mean_over_masked_tokens_and_zero_without_any():

@@ -7,7 +7,8 @@ from torch import nn
 from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal.block import TemporalBlock
 from vactk.models.temporal.registry import TEMPORAL
-from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.models.video_clip import VideoCLIP
+from vactk.models.vision_tower import residual_block
 
 ADAPTERS = ["st_adapter", "ted_adapter"]
 ADDED = ["none", *ADAPTERS]  # the identity at first; attention over frames is not
@@ -53,7 +54,7 @@ def test_only_the_class_token_of_the_last_block_is_read(tiny_clip, name):
     perturb(model.temporal)
     visual = tiny_clip.visual
     x = visual._embeds(video.flatten(0, 1))
-    for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
+    for block, added in zip(model.vision.blocks, model.temporal, strict=True):
         x = residual_block(block, added, x, 5, x.shape[1])
         assert x.shape[1] == 17
     expected = (visual._pool(x)[0] @ visual.proj).unflatten(0, (2, 5))

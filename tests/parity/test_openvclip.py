@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
 
 import vactk.torchvision_ops  # noqa: F401
 from vactk.checkpoints.load import load_foreign
@@ -15,6 +16,7 @@ from vactk.checkpoints.merge import plan_merge, save_merged
 from vactk.checkpoints.merge_inputs import open_merge_input
 from vactk.checkpoints.openvclip import rename_openvclip
 from vactk.evaluate.classifier import class_embeddings, similarity_scorer
+from vactk.models.attention import OpenClipBlock
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig
 from vactk.models.temporal.frame_attention import (
@@ -22,8 +24,9 @@ from vactk.models.temporal.frame_attention import (
     NeighbourAttention,
     NeighbourAttentionConfig,
 )
-from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.models.video_clip import VideoCLIP
 from vactk.models.video_model import ModelConfig, new_model
+from vactk.models.vision_tower import residual_block
 from vactk.text.templates import choose_templates
 from vactk.train.class_prompts import ClassPrompts
 from vactk.train.interpolated_weights import Anchor, InterpolatedConfig
@@ -56,7 +59,7 @@ def test_attention_variants_alone(case):
         module = NeighbourAttention(WINDOWS[variant])
         x = inputs["x"].clone().requires_grad_(True)
         tokens = x.transpose(0, 1)  # (B*T, N, D)
-        y = module.attention(block, tokens, config["T"], tokens.shape[1]).transpose(0, 1)
+        y = module.attention(OpenClipBlock(block), tokens, config["T"], tokens.shape[1]).transpose(0, 1)
         case.check(f"{variant}/y", y.detach())
         if f"{variant}/grad_x" not in case.manifest["tensors"]:
             continue
@@ -85,7 +88,8 @@ def vision_model(case, temporal):
     blocks = temporal.build(config["width"], tuple(clip.visual.grid_size), config["layers"])
     model = VideoCLIP(clip, blocks)
     published = {f"model.visual.{name}": tensor for name, tensor in case.state.items()}
-    missing, unexpected = model.load_state_dict(rename_openvclip(published), strict=False)
+    modules = nn.ModuleDict({"clip": model.backbone, "temporal": model.temporal})
+    missing, unexpected = modules.load_state_dict(rename_openvclip(published), strict=False)
     assert not unexpected
     assert not [name for name in missing if "visual" in name or "temporal" in name]
     return model.eval()
@@ -101,9 +105,8 @@ def encode(case, model):
 @torch.no_grad()
 def all_tokens(case, model):
     """(B*T, N, D) after the last block."""
-    visual = model.backbone.visual
-    x = visual._embeds(case.tensors("input")["frames"])
-    for block, added in zip(visual.transformer.resblocks, model.temporal, strict=True):
+    x = model.vision.embed(case.tensors("input")["frames"])
+    for block, added in zip(model.vision.blocks, model.temporal, strict=True):
         x = residual_block(block, added, x, case.config["T"], x.shape[1])
     return x
 

@@ -1,4 +1,4 @@
-"""A video model with all that its file must say to rebuild it; saving, loading, and building a new one."""
+"""Save and load vactk checkpoints: tensors, and metadata that rebuild the model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 import vactk
 from vactk import config as settings
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.models.video_model import (
     TOWERS,
     Heads,
     ModelConfig,
     VideoModel,
     added_tensors,
+    clip_tower_of,
     new_model,
-    part_of_clip,
 )
 from vactk.weights.safetensors_file import (
     check_fit,
@@ -36,11 +36,11 @@ FORMAT = 1
 def initial_values(
     config: ModelConfig, initial: Mapping[str, Any] | None, trained: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], str]:
-    """The values that what was added had before training, and how they were found, in words.
+    """Return the values that added tensors had before training, and how they were found, for the user.
 
     They are drawn again from the seed in a checkpoint's `initial`, and checked by its fingerprint. Where that
-    fails (a file without it, another torch), the identity that is nearest to the `trained` values stands in:
-    what starts as a constant is that constant, what starts at random keeps its trained value.
+    fails (a file without it, another torch), the identity nearest to the `trained` values replaces them: tensors
+    that start constant are that constant, those that start at random keep their trained values.
     """
     seed = (initial or {}).get("seed", 0)
     with torch.random.fork_rng(devices=[]):
@@ -56,15 +56,14 @@ def initial_values(
 
 
 def _check_shapes(stored: Stored, tensors: Mapping[str, Tensor]) -> None:
-    """Raises VactkError where a file's description is of another model than its tensors.
+    """Raises VactkError where the metadata of a file describe another model than its tensors.
 
-    It is looked at before the model is built: a description alone could ask for any amount of memory.
+    Checked before the model is built: metadata alone could ask for any amount of memory.
     """
     try:
         shapes = shapes_of(stored.config, stored.heads)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VactkError(f"the metadata of '{stored.path}' are damaged: {reason}") from error
+        raise VactkError(f"the metadata of '{stored.path}' are damaged: {first_line(error)}") from error
     may_lack = shapes.keys() - kept_names(shapes, stored.towers)
     check_fit(shapes, tensors, may_lack=may_lack, source=f"'{stored.path}'")
 
@@ -77,17 +76,17 @@ def shapes_of(config: ModelConfig, heads: Heads) -> dict[str, tuple[int, ...]]:
 
 
 def saved_names(modules: nn.ModuleDict, towers: tuple[str, ...]) -> set[str]:
-    """The tensors that a file holds when `towers` were trained: those and all that was added."""
+    """The names of tensors that are saved when `towers` were trained: those and all that was added."""
     return kept_names(modules.state_dict(), towers)
 
 
 def kept_names(names: Iterable[str], towers: tuple[str, ...]) -> set[str]:
-    """Of a whole model's names those that `saved_names` gives."""
-    return {name for name in names if part_of_clip(name) in (None, *towers)}
+    """The parameter names saved when `towers` were trained."""
+    return {name for name in names if clip_tower_of(name) in (None, *towers)}
 
 
 def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: Mapping[str, Any]) -> None:
-    """What was trained (`towers`, and all that was added) into a safetensors file that can rebuild the model.
+    """Save what was trained, `towers` and all that was added, in a safetensors file that can rebuild the model.
 
     `info` is anything JSON-able worth keeping: recipe, step, parents. Raises VactkError as `save_tensors`.
     """
@@ -106,7 +105,7 @@ def save_model(path: Path, model: VideoModel, *, towers: tuple[str, ...], info: 
 def checkpoint_metadata(
     config: ModelConfig, heads: Heads, towers: tuple[str, ...], frozen_fingerprint: str
 ) -> dict[str, Any]:
-    """What every checkpoint must say of itself."""
+    """Return the metadata that every checkpoint needs."""
     return {
         "format": FORMAT,
         "version": vactk.__version__,
@@ -118,7 +117,7 @@ def checkpoint_metadata(
 
 
 class Stored(NamedTuple):
-    """What a checkpoint says of itself."""
+    """The metadata of a checkpoint."""
 
     path: Path  # of the file itself
     config: ModelConfig
@@ -129,7 +128,7 @@ class Stored(NamedTuple):
 
 
 def read_stored(path: Path, *, pretrained: str = "") -> Stored:
-    """What the vactk checkpoint at `path`, or in the run folder there, says of itself; no tensor is read.
+    """Read the metadata of the vactk checkpoint at `path`, or in the run folder there, and none of its tensors.
 
     `pretrained` as in `load_model`. Raises VactkError when the file is not ours or damaged.
     """

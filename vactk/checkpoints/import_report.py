@@ -28,8 +28,8 @@ def fill(
 ) -> dict[str, Any]:
     """Load a file's tensors, by our names, into `model`; returns `{"import": ...}`, what was found, for its info.
 
-    `may_lack` are our names that may keep their values; `known` tells of a tensor that `rename` leaves out
-    whether that is right. Raises VactkError for one that is not, for what does not fit the model, and for
+    `may_lack` are our names that may keep their values; `known` says whether a tensor that `rename` leaves out
+    may be left out. Raises VactkError for one that is not, for what does not fit the model, and for
     values that are not finite.
     """
     renamed = rename(tensors)
@@ -37,7 +37,7 @@ def fill(
     strangers = [name for name in left_over if not known(name)]
     if strangers:
         more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
-        raise VactkError(f"'{path}' ({title}) holds what vactk has no place for: {strangers[0]}{more}")
+        raise VactkError(f"'{path}' ({title}) holds tensors unknown to vactk: {strangers[0]}{more}")
     load_exactly(model.module_dict(), renamed, may_lack=may_lack, source=f"'{path}'")
     missing = sorted(may_lack - renamed.keys())
     return {
@@ -63,7 +63,7 @@ def describe_import(report: Mapping[str, Any]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    """A few names, or, of many, the parts that they are of."""
+    """List a few names, or the first components of many."""
     shown = names if len(names) <= SHOWN else sorted({f"{name.split('.')[0]}.*" for name in names})
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(shown[:SHOWN]) + more

@@ -1,12 +1,12 @@
-"""Video checkpoints by their file, whichever project wrote them.
+"""Load video checkpoints from files and folders of any project.
 
-vactk's own say what they are. Of other projects' files the names of the tensors tell; what such a file does not
-say, as how its frames attend to each other, is assumed as published and can be set.
+vactk checkpoints carry metadata; other projects' files are recognised by their parameter names. Settings that a
+file does not hold, such as how its frames attend to each other, are as published and can be stated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from vactk.checkpoints.openvclip import (
 )
 from vactk.checkpoints.plain_clip import is_plain, load_folder, load_plain
 from vactk.checkpoints.vificlip import is_vificlip, load_vificlip
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.registry import TemporalConfig
 from vactk.models.video_model import ModelConfig, VideoModel
@@ -38,10 +38,10 @@ UNFIT = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, 
 
 @dataclass(frozen=True)
 class ForeignKind:
-    """A kind of file: how its tensors' names show it, and how they become a model."""
+    """Another project's checkpoints: how names of tensors show one, and how it is loaded."""
 
     title: str
-    recognise: Callable[[Mapping[str, Tensor]], bool]
+    recognise: Callable[[Iterable[str]], bool]
     load: Callable[[Path, dict[str, Tensor], BackboneConfig | None, TemporalConfig | None], VideoModel]
 
 
@@ -71,7 +71,7 @@ def config_of(path: Path, stated: Mapping[str, Any] | None = None) -> ModelConfi
 
 
 def _stated_weights(stated: Mapping[str, Any]) -> str:
-    """All that may be stated of vactk's own checkpoint: where the weights of its backbone lie."""
+    """Return the path of backbone weights, the only setting that may be stated of vactk's own checkpoint."""
     backbone = dict(stated.get("backbone", {}))
     if "name" in backbone:
         raise VactkError("a checkpoint names its own backbone: leave out --backbone")
@@ -95,27 +95,31 @@ def load_foreign(
 
     A video checkpoint, or a plain CLIP: OpenAI's archives, open_clip's files and folders, Hugging Face's
     folders. Without `backbone`, the architecture is read off the tensors, or the folder's configuration, where
-    these tell it; without `temporal`, it is as the project published it. `info["import"]` says what of the
-    file was mapped, missing and left over. Raises VactkError when the file is damaged, of no known kind, or
+    these tell it; without `temporal`, it is as the project published it. `info["import"]` lists tensors that
+    were mapped, missing and left over. Raises VactkError when the file is damaged, of no known kind, or
     does not fit the two.
     """
     if path.is_dir():
         return load_folder(path, backbone, temporal)
     tensors = read_state_dict(path)
-    for kind in FOREIGN.values():
-        if kind.recognise(tensors):
-            try:
-                return kind.load(path, tensors, backbone, temporal)
-            except UNFIT as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise VactkError(f"'{path}' does not fit together as {kind.title}'s ({reason})") from error
+    if kind := find_kind(tensors):
+        try:
+            return kind.load(path, tensors, backbone, temporal)
+        except UNFIT as error:
+            reason = first_line(error)
+            raise VactkError(f"'{path}' does not fit together as {kind.title}'s ({reason})") from error
     if is_plain(tensors):
         return load_plain(path, tensors, backbone, temporal)
     known = ", ".join(kind.title for kind in FOREIGN.values())
     raise VactkError(
-        f"'{path}' is no checkpoint that vactk knows: {known}, a plain CLIP of OpenAI's or open_clip's, "
+        f"'{path}' is not a checkpoint that vactk knows: {known}, a plain CLIP of OpenAI's or open_clip's, "
         "or its own .safetensors"
     )
+
+
+def find_kind(names: Iterable[str]) -> ForeignKind | None:
+    """The project whose video checkpoints have tensors of such names, or None."""
+    return next((kind for kind in FOREIGN.values() if kind.recognise(names)), None)
 
 
 FOREIGN = {

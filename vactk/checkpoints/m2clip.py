@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vactk import config as settings
 from vactk.checkpoints.import_report import fill
@@ -65,13 +65,13 @@ def _rename(name: str, num_text_blocks: int) -> str | None:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     if match := _VISUAL.fullmatch(name):
-        block, place, difference, part, leaf = match.groups()
-        part = (_DIFFERENCE if difference else _ADAPTER)[part]
-        return f"temporal.{block}.{place}_adapter.{part}.{leaf}"
+        block, hook, difference, layer, leaf = match.groups()
+        layer = (_DIFFERENCE if difference else _ADAPTER)[layer]
+        return f"temporal.{block}.{hook}_adapter.{layer}.{leaf}"
     if match := _TEXT.fullmatch(name):
-        block, place, part, leaf = match.groups()
+        block, hook, layer, leaf = match.groups()
         owner = "word_head.adapters" if int(block) == num_text_blocks else f"text_adapters.{block}"
-        return f"{owner}.{place}_adapter.{part}.{leaf}"
+        return f"{owner}.{hook}_adapter.{layer}.{leaf}"
     match = _TEXT_BLOCK.match(name)
     if match and int(match.group(1)) == num_text_blocks:
         return None
@@ -107,7 +107,7 @@ def load_m2clip(
     if temporal is not None:
         raise VactkError(f"'{path}' shows its own temporal module, TED-Adapters: leave out --temporal")
     clip = load_backbone(backbone, weights=False).clip
-    num_text_blocks = len(TextTower(clip, nn.ModuleList()).blocks)
+    num_text_blocks = len(TextTower(clip).blocks)
     rename = partial(rename_m2clip, num_text_blocks=num_text_blocks)
     own = rename(tensors)
     model = new_model(_m2clip_config(own, backbone, num_text_blocks), _m2clip_heads(own))
@@ -146,7 +146,7 @@ def _m2clip_config(own: Mapping[str, Tensor], backbone: BackboneConfig, num_text
 
 
 def _placement(names: list[str]) -> Literal["pre_mlp", "pre_attn", "both"]:
-    found = [place for place in PLACEMENTS if any(f".{place}_adapter." in name for name in names)]
+    found = [hook for hook in PLACEMENTS if any(f".{hook}_adapter." in name for name in names)]
     return "both" if len(found) == 2 else found[0]
 
 

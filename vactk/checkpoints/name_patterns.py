@@ -1,4 +1,4 @@
-"""The parts of a model that a user can name: towers, their blocks, and names with wildcards."""
+"""Select tensors by tower, block, or a name with wildcards."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from vactk.errors import VactkError
+from vactk.models import text_tower, vision_tower
 
 VISION = ("clip.visual.", "temporal.", "frame_adapter.")
 HEADS = ("class_head.", "word_head.")
-_BLOCK = re.compile(r"(?:resblocks|temporal|text_adapters)\.(\d+)\.")
+_ADDED_BLOCK = re.compile(r"(?:temporal|text_adapters)\.(\d+)\.")
 _BLOCKS = re.compile(r"(vision|text)\.(\d+)(?:-(\d+))?")
 
 
@@ -21,35 +22,44 @@ def tower_of(name: str) -> str:
     return "vision" if name.startswith(VISION) else "text"
 
 
-def matcher(part: str) -> Callable[[str], bool]:
-    """Whether a name belongs to `part`: vision, text, heads, vision.3, text.0-5, or a pattern with * and ?."""
-    if part in ("vision", "text", "heads"):
-        return lambda name: tower_of(name) == part
-    blocks = _BLOCKS.fullmatch(part)
+def matcher(pattern: str) -> Callable[[str], bool]:
+    """Match names by `pattern`: vision, text, heads, vision.3, text.0-5, or a pattern with * and ?."""
+    if pattern in ("vision", "text", "heads"):
+        return lambda name: tower_of(name) == pattern
+    blocks = _BLOCKS.fullmatch(pattern)
     if blocks is None:
-        return lambda name: fnmatch.fnmatchcase(name, part)
+        return lambda name: fnmatch.fnmatchcase(name, pattern)
     tower, first, last = blocks.group(1), int(blocks.group(2)), int(blocks.group(3) or blocks.group(2))
 
     def inside(name: str) -> bool:
-        block = _BLOCK.search(name)
-        return tower_of(name) == tower and block is not None and first <= int(block.group(1)) <= last
+        return tower_of(name) == tower and first <= _block_number(name) <= last
 
     return inside
 
 
-def select_by_pattern(chosen: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    """The value of every name that a part in `chosen` holds; later parts win.
+def _block_number(name: str) -> int:
+    """The block that a tensor belongs to, or -1."""
+    if added := _ADDED_BLOCK.match(name):
+        return int(added.group(1))
+    if not name.startswith("clip."):
+        return -1
+    number = (vision_tower if tower_of(name) == "vision" else text_tower).layer_number(name)
+    return -1 if number is None else number
 
-    Raises VactkError for a part that holds nothing.
+
+def select_by_pattern(chosen: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
+    """Return the value of every name that a pattern in `chosen` matches; later patterns win.
+
+    Raises VactkError for a pattern that matches nothing.
     """
     names = list(names)
     values = {}
-    for part, value in chosen.items():
-        matches = matcher(part)
+    for pattern, value in chosen.items():
+        matches = matcher(pattern)
         found = [name for name in names if matches(name)]
         if not found:
             raise VactkError(
-                f"no tensor of these checkpoints belongs to '{part}'; parts are vision, text, heads, blocks as "
+                f"no tensor of these checkpoints matches '{pattern}'; give vision, text, heads, blocks as "
                 f"vision.3 or text.0-5, or names with * such as '{names[0]}'"
             )
         values.update(dict.fromkeys(found, value))

@@ -17,7 +17,7 @@ from vactk.models.temporal.frame_attention import CrossFrameAttentionConfig, Nei
 from vactk.models.temporal.registry import TemporalConfig
 from vactk.models.video_model import ModelConfig, VideoModel, new_model
 
-PREFIX = "model."  # before every name of CLIP; what stands beside it is not part of the model
+PREFIX = "model."  # before every name of CLIP; other tensors do not belong to the model
 _ADAPTER = {"down": "down", "conv3d": "conv", "up": "up"}
 _ST_ADAPTER = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.stadapt_(down|conv3d|up)_1\.(\w+)")
 _MESSAGE = re.compile(r"visual\.transformer\.resblocks\.(\d+)\.(message_(?:fc|ln|attn)\..+)")
@@ -59,7 +59,7 @@ def _rename(name: str) -> str:
     return f"clip.{name}"
 
 
-# the test protocol of Open-VCLIP's release, in the words of a recipe
+# the test protocol of Open-VCLIP's release, as settings of a recipe
 OPENVCLIP_RECIPE = {
     "templates": "openvclip",
     "data": {

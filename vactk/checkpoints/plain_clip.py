@@ -1,4 +1,4 @@
-"""Plain CLIPs as video models, from files and folders; and what an import found of a file's tensors."""
+"""Load plain CLIPs as video models, from files and folders."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def load_plain(
         backbone=backbone or BackboneConfig(name=str(path)), temporal=temporal or NoTemporal()
     )
     model = new_model(config, weights=False)
-    apart = any(name.startswith("clip.text.") for name in model.module_dict().state_dict())
+    own = model.video_clip.backbone.state_dict()
 
     def rename(some: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {f"clip.{ours}": some[theirs] for ours, theirs in plain_names(some, text_apart=apart).items()}
+        return {f"clip.{ours}": some[theirs] for ours, theirs in plain_names(some, own).items()}
 
     added = {name for name in model.module_dict().state_dict() if not name.startswith("clip.")}
     report = fill(model, path, "plain CLIP", tensors, rename, may_lack=added)
@@ -88,10 +88,9 @@ def load_folder(
         may_lack=may_lack,
         known=left_out_knowingly,
     )
-    info = {"parents": [{"path": str(path), "kind": TITLES[folder.kind]}], **report}
-    return dataclasses.replace(
-        model, info={**({"recipe": ours["recipe"]} if "recipe" in ours else {}), **info}
-    )
+    kept = {"recipe": ours["recipe"]} if "recipe" in ours else {}
+    parents = [{"path": str(path), "kind": TITLES[folder.kind]}]
+    return dataclasses.replace(model, info={**kept, "parents": parents, **report})
 
 
 def _published(folder: WeightsFolder) -> TemporalConfig | None:

@@ -38,7 +38,7 @@ def is_vificlip(names: Iterable[str]) -> bool:
 def rename_vificlip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """ViFi-CLIP's tensors under the names of vactk's checkpoints.
 
-    Prompt vectors (`prompt_learner.ctx`, `VPT`) have no place here.
+    Prompt vectors (`prompt_learner.ctx`, `VPT`) are left out.
     """
     renamed = {}
     for name, tensor in tensors.items():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.cli.exporting import ExportOptions, run_export
 from vactk.cli.labels import read_labels
+from vactk.cli.models import load_for_evaluation
 from vactk.cli.zeroshot import refuse
 from vactk.config import nest
+
+if TYPE_CHECKING:
+    from vactk.export.run import EvalSettings
+    from vactk.models.video_model import VideoModel
 
 FORMAT, CHECK = "Format", "Check"
 PRECISIONS = {"fp32": "float32", "fp16": "float16"}
@@ -152,29 +156,38 @@ def export(
         "data.views": views,
         "data.decoder": decoder,
     }
-    asked = ExportOptions(
-        checkpoint=checkpoint,
-        overrides=nest(given),
-        labels=None if labels is None else read_labels(labels),
-        by=by,
-        output=output,
-        settings={
-            "format": format,
-            "parts": tuple(part or ()),
-            "precision": quantize or PRECISIONS[precision],
-            "opset": opset,
-            "static_frames": static_frames,
-            "tolerance": tolerance,
-        },
-        results=tuple(results or ()),
-        videos=tuple(video or ()),
-        dataset=dataset,
-        split=split,
-        data_root=data_root,
-        measure=measure,
-    )
+    overrides = nest(given)
+    from vactk.export.formats import ExportConfig
+    from vactk.export.run import EvalSettings, ExportOptions, run_export
+    from vactk.text.templates import choose_templates
+
     with display() as shown:
-        result = run_export(asked, shown)
+
+        def load() -> tuple[VideoModel, EvalSettings]:
+            model, recipe = load_for_evaluation(checkpoint, overrides, {}, shown.message)
+            return model, EvalSettings(recipe.data, choose_templates(recipe.templates))
+
+        wanted = ExportOptions(
+            config=ExportConfig(
+                format=format,
+                parts=tuple(part or ()),
+                precision=quantize or PRECISIONS[precision],
+                opset=opset,
+                static_frames=static_frames,
+                tolerance=tolerance,
+            ),
+            output=output,
+            checkpoint=checkpoint,
+            labels=None if labels is None else read_labels(labels),
+            answer=by,
+            results=tuple(results or ()),
+            videos=tuple(video or ()),
+            dataset=dataset,
+            split=split,
+            data_root=data_root,
+            num_measured=measure,
+        )
+        result = run_export(wanted, load, shown)
     if json:
         print_json(result)
     else:

@@ -95,9 +95,9 @@ def find_files(paths: list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir() and not (path / "model.safetensors").exists():
+        if path.is_dir() and not _is_checkpoint_folder(path):
             inside = sorted(item for item in path.iterdir() if item.suffix in SUFFIXES and item.is_file())
-            inside += sorted(item.parent for item in path.glob("*/model.safetensors"))
+            inside += sorted(item for item in path.iterdir() if _is_checkpoint_folder(item))
             if not inside:
                 raise VactkError(f"there are no checkpoints in '{path}'")
             found += inside
@@ -160,5 +160,13 @@ def next_free(path: Path) -> Path:
     return found
 
 
+def _is_checkpoint_folder(path: Path) -> bool:
+    """Whether `path` is a run folder, or a folder of open_clip's or Hugging Face's."""
+    from vactk.weights.hub_folder import is_weights_folder
+
+    return (path / "model.safetensors").is_file() or is_weights_folder(path)
+
+
 def _file(path: Path) -> Path:
-    return path / "model.safetensors" if path.is_dir() else path
+    own = path / "model.safetensors"
+    return own if own.is_file() else path

@@ -37,14 +37,14 @@ class MergeRun:
     def open(self, files: list[Path], *, with_original: bool, heads: bool) -> None:
         """Read what the files are, and make them alike."""
         from vactk.checkpoints.merge import plan_merge
-        from vactk.checkpoints.merge_inputs import backbone_side, open_merge_input
+        from vactk.checkpoints.merge_inputs import open_backbone, open_merge_input
 
         stated = self.overrides.get("model", {})
         with ThreadPoolExecutor() as pool:  # hashing takes most of the time, and threads share it
             self.sides = list(pool.map(lambda file: open_merge_input(file, stated), files))
         backbone = stated.get("backbone", {})
         if with_original and "name" in backbone and not self.sides[0].is_foreign:
-            self.sides.insert(0, backbone_side(backbone))
+            self.sides.insert(0, open_backbone(backbone))
             with_original = False
         self.mixture = plan_merge(self.sides, with_original=with_original, heads=heads)
         self.notes += self.mixture.notes
@@ -62,7 +62,7 @@ class MergeRun:
             self.notes.append("warning: two of the checkpoints have the same content")
         kinds = {
             str(entry.dtype).removeprefix("torch.")
-            for part in self.mixture.parts
+            for part in self.mixture.terms
             for entry in part.source.entries.values()
             if entry.dtype.is_floating_point
         }
@@ -92,7 +92,7 @@ class MergeRun:
             elif mix.task_vector is not None:
                 values, formula = task_vector(mix.task_vector), f"A + {mix.task_vector:g} (B - C)"
             elif mix.soup == "uniform":
-                values, formula = average(len(self.mixture.parts)), "uniform mean"
+                values, formula = average(len(self.mixture.terms)), "uniform mean"
             else:
                 values, tried = self._greedy(sets)
                 formula = f"greedy soup of {sum(value > 0 for value in values)}"
@@ -104,11 +104,11 @@ class MergeRun:
     ) -> dict[str, Any]:
         from vactk.checkpoints.merge import save_merged
 
-        shares = chosen("") if not self.parts else [None] * len(self.mixture.parts)
+        shares = chosen("") if not self.parts else [None] * len(self.mixture.terms)
         hashes = {side.label: side.sha256 for side in self.sides}
         parents = [
             {"path": part.label, "weight": share, "sha256": hashes.get(part.label) or None}
-            for part, share in zip(self.mixture.parts, shares, strict=True)
+            for part, share in zip(self.mixture.terms, shares, strict=True)
         ]
         info = {"alpha": alpha, "formula": formula, "alpha_of": self.parts, "parents": parents}
         progress = self.shown.progress(f"writing {target}")
@@ -123,7 +123,7 @@ class MergeRun:
             raise VactkError("a greedy soup is made on one split: give one --dataset, and its --split")
         model, protocol, load = self._measuring()
         members, tried = greedy_soup(model, self.mixture, load(sets[0].name, sets[0].splits[-1]), protocol)
-        return [1 / len(members) if i in members else 0.0 for i in range(len(self.mixture.parts))], tried
+        return [1 / len(members) if i in members else 0.0 for i in range(len(self.mixture.terms))], tried
 
     def sweep(self, sets: Sequence[MeasuredSet], target: Path | None, stem: Path) -> dict[str, Any]:
         """Measure every alpha, draw the curve, and write the best mixture if there is a place for it."""
@@ -145,7 +145,7 @@ class MergeRun:
         result = {
             "points": [_as_json(point, sets) for point in points],
             "best": {**_as_json(best, sets), "trade_off": best.trade_off},
-            "direction": f"alpha 0 is {self.mixture.parts[0].label}, 1 is {self.mixture.parts[1].label}",
+            "direction": f"alpha 0 is {self.mixture.terms[0].label}, 1 is {self.mixture.terms[1].label}",
             "curve": [str(path) for path in drawn],
             "notes": self.notes,
         }

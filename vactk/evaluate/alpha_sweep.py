@@ -62,7 +62,7 @@ def sweep(
     def prepare(alpha: float) -> Callable[[], None]:
         weights = held.coefficients(coefficients(alpha))
         return lambda: set_weights(
-            model, {name: mixed_tensor(held.parts, name, weights) for name in held.names}
+            model, {name: mixed_tensor(held.terms, name, weights) for name in held.names}
         )
 
     found: dict[str, list[Evaluation]] = {}
@@ -87,12 +87,12 @@ def greedy_soup(
 
     Parts join in the order of their own top-1, as long as the average with them is not worse.
     """
-    count = len(mixture.parts)
+    count = len(mixture.terms)
 
     def top1(members: Sequence[int], title: str) -> float:
         weights = [1 / len(members) if i in members else 0.0 for i in range(count)]
         chosen = mixture.coefficients(lambda _: weights)
-        set_weights(model, {name: mixed_tensor(mixture.parts, name, chosen) for name in mixture.names})
+        set_weights(model, {name: mixed_tensor(mixture.terms, name, chosen) for name in mixture.names})
         scorers = class_scorers(model, videos, protocol.templates, protocol.accelerator.device)
         (evaluation,) = _measure(model, videos, [Variant(lambda: None, scorers)], protocol, title)
         return evaluation.accuracy["similarity"]["top1"]
@@ -100,11 +100,11 @@ def greedy_soup(
     alone = [top1([i], f"{i + 1} of {count} alone") for i in range(count)]
     order = sorted(range(count), key=lambda i: -alone[i])
     members, best = [order[0]], alone[order[0]]
-    tried = [{"path": mixture.parts[order[0]].label, "alone": best, "soup": best, "kept": True}]
+    tried = [{"path": mixture.terms[order[0]].label, "alone": best, "soup": best, "kept": True}]
     for i in order[1:]:
         with_it = top1([*members, i], f"soup of {len(members) + 1}")
         kept = with_it >= best
-        tried.append({"path": mixture.parts[i].label, "alone": alone[i], "soup": with_it, "kept": kept})
+        tried.append({"path": mixture.terms[i].label, "alone": alone[i], "soup": with_it, "kept": kept})
         if kept:
             members, best = [*members, i], with_it
     return members, tried
@@ -124,7 +124,7 @@ def in_memory(mixture: MergePlan) -> MergePlan:
                 {name: part.source.read(name) for name in mixture.names if name in part.source.entries}
             ),
         )
-        for part in mixture.parts
+        for part in mixture.terms
     )
     return MergePlan(parts, mixture.names, mixture.metadata, mixture.notes, mixture.is_plain)
 

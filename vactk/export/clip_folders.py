@@ -1,4 +1,4 @@
-"""Weights alone, in the folders that open_clip and transformers read, or that vactk reads whole."""
+"""Folders of weights for open_clip, transformers, or vactk itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Result = tuple[tuple[ExportedFile, ...], tuple[str, ...]]  # the files, and note
 
 
 def export_open_clip(
-    model: VideoModel, folder: Path, serving: InferenceSpec, samples: Samples, tolerance: float
+    model: VideoModel, folder: Path, inference: InferenceSpec, samples: Samples, tolerance: float
 ) -> Result:
     """A folder for `open_clip.create_model("local-dir:FOLDER")`, checked by open_clip itself.
 
@@ -56,13 +56,13 @@ def export_open_clip(
     loaded = cast(Any, load_with_open_clip(folder))
     apart = frames_apart(model)
     video, text = (
-        cases_for(part, model, samples)
-        for part in build_graph_specs(model, serving, wanted=("video", "text"))
+        cases_for(graph, model, samples)
+        for graph in build_graph_specs(model, inference, wanted=("video", "text"))
     )
-    pictures = [Case(case.kind, case.input.flatten(0, 1)) for case in video]
-    whole = [case for case in text if case.input.shape[1] == apart.backbone.context_length]
+    images = [Case(case.kind, case.input.flatten(0, 1)) for case in video]
+    whole = [case for case in text if case.input.shape[1] == apart.text.context_length]
     sides = [
-        (lambda x: (apart.encode_video(x[:, None]),), _runner(loaded.encode_image), pictures),
+        (lambda x: (apart.encode_video(x[:, None]),), _runner(loaded.encode_image), images),
         (lambda x: (apart.encode_text(x),), _runner(loaded.encode_text), whole),
     ]
     written = _checked(OPEN_CLIP_WEIGHTS, "open_clip", sides, tolerance, (OPEN_CLIP_CONFIG,))
@@ -70,32 +70,32 @@ def export_open_clip(
 
 
 def export_huggingface(
-    model: VideoModel, folder: Path, serving: InferenceSpec, samples: Samples, tolerance: float
+    model: VideoModel, folder: Path, inference: InferenceSpec, samples: Samples, tolerance: float
 ) -> Result:
     """A folder with config.json, model.safetensors and a model card, for the hub's own tool to push.
 
-    A plain CLIP is written as transformers' `CLIPModel`, with its tokenizer; what it has of vactk's stands in
-    its configuration. Any other model is a whole vactk checkpoint. `open_model` reads both, and is what the
-    folder is checked by. Raises VactkError when it does not give what the model gives.
+    A plain CLIP is written as transformers' `CLIPModel`, with its tokenizer; vactk's own settings are in
+    its configuration. Any other model is a whole vactk checkpoint. `open_model` reads both, and the folder
+    is checked with it. Raises VactkError when it does not give what the model gives.
     """
     config = _transformers_config(model)
     if config is None:
         notes: tuple[str, ...] = ("a vactk checkpoint: transformers has no such model",)
-        _write_own(model, folder, serving)
+        _write_own(model, folder, inference)
         more: tuple[str, ...] = (HUGGINGFACE_CONFIG,)
     else:
         plain = plain_clip(model)
         notes = (*plain.notes, "transformers' CLIPModel reads it")
-        more = _write_transformers(model, plain, config, folder, serving)
+        more = _write_transformers(model, plain, config, folder, inference)
     loaded = open_model(folder)
-    parts = build_graph_specs(model, serving, wanted=("video", "text"))
-    again = build_graph_specs(loaded, serving, wanted=("video", "text"))
+    graphs = build_graph_specs(model, inference, wanted=("video", "text"))
+    again = build_graph_specs(loaded, inference, wanted=("video", "text"))
     sides = [
-        (part.reference, _runner(other.reference), cases_for(part, model, samples))
-        for part, other in zip(parts, again, strict=True)
+        (graph.reference, _runner(other.reference), cases_for(graph, model, samples))
+        for graph, other in zip(graphs, again, strict=True)
     ]
     written = _checked(HUGGINGFACE_WEIGHTS, "huggingface", sides, tolerance, (*more, "README.md"))
-    card = model_card(model, serving, written, notes, folder, is_transformers=config is not None)
+    card = model_card(model, inference, written, notes, folder, is_transformers=config is not None)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return (written,), notes
 
@@ -110,19 +110,19 @@ def _transformers_config(model: VideoModel) -> dict[str, Any] | None:
     return write_architecture(model.backbone.architecture, bool(model.config.backbone.quick_gelu))
 
 
-def _write_own(model: VideoModel, folder: Path, serving: InferenceSpec) -> None:
+def _write_own(model: VideoModel, folder: Path, inference: InferenceSpec) -> None:
     info = {
         **{k: v for k, v in model.info.items() if k not in ("initial", "import")},
-        "source": dict(serving.source),
+        "source": dict(inference.source),
     }
     save_model(folder / HUGGINGFACE_WEIGHTS, model, towers=TOWERS, info=info)
-    facts = general_metadata(model, serving) | video_metadata(model, serving, None)
-    config = {"model_type": "vactk", "architectures": ["VideoCLIP"], "vactk": facts}
+    metadata = general_metadata(model, inference) | video_metadata(model, inference, None)
+    config = {"model_type": "vactk", "architectures": ["VideoCLIP"], "vactk": metadata}
     _write_json(folder / HUGGINGFACE_CONFIG, config)
 
 
 def _write_transformers(
-    model: VideoModel, plain: PlainCLIP, config: dict[str, Any], folder: Path, serving: InferenceSpec
+    model: VideoModel, plain: PlainCLIP, config: dict[str, Any], folder: Path, inference: InferenceSpec
 ) -> tuple[str, ...]:
     text_apart = any(name.startswith("text.") for name in plain.state)
     names = {
@@ -130,9 +130,9 @@ def _write_transformers(
     }
     tensors = {f"clip.{n}": t for n, t in names.items() if n != "attn_mask"}
     _save_weights(folder / HUGGINGFACE_WEIGHTS, name_for_huggingface(tensors))
-    facts = general_metadata(model, serving) | video_metadata(model, serving, None)
+    metadata = general_metadata(model, inference) | video_metadata(model, inference, None)
     described = settings.to_dict(model.config)
-    ours = {**facts, "temporal": described["temporal"], "similarity": described["similarity"]}
+    ours = {**metadata, "temporal": described["temporal"], "similarity": described["similarity"]}
     if "recipe" in model.info:
         ours["recipe"] = model.info["recipe"]
     scale = float(cast(Tensor, model.video_clip.backbone.logit_scale).detach())
@@ -177,7 +177,7 @@ def _write_tokenizer(model: VideoModel, folder: Path) -> tuple[str, ...]:
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "CLIPTokenizer",
-            "model_max_length": model.video_clip.backbone.context_length,
+            "model_max_length": model.video_clip.text.context_length,
             "do_lower_case": True,
             **special,
         },

@@ -13,7 +13,7 @@ import torch
 
 from vactk.errors import VactkError, pick
 from vactk.export.clip_folders import export_huggingface, export_open_clip
-from vactk.export.graph_specs import Samples, build_graph_specs, cases_for
+from vactk.export.graph_specs import ENCODERS, Samples, build_graph_specs, cases_for
 from vactk.export.metadata import InferenceSpec
 from vactk.export.onnx_files import OPSETS, PRECISIONS, require, run_onnx, write_onnx
 from vactk.export.torch_files import GraphSpec, run_pt2, run_torchscript, write_pt2, write_torchscript
@@ -35,7 +35,7 @@ MANIFEST = "export.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What is written of a model, and how. Raises VactkError for what no format can."""
+    """Format, precision and contents of an export. Raises VactkError for what no format can."""
 
     format: str = "onnx"
     parts: tuple[str, ...] = ()  # video, text, classifier; empty: all there are
@@ -47,6 +47,10 @@ class ExportConfig:
     def __post_init__(self) -> None:
         pick(FORMATS, self.format, "format")
         pick(PRECISIONS, self.precision, "precision")
+        for name in self.parts:
+            pick(ENCODERS, name, "part")
+        if self.precision == "int8" and self.parts and "video" not in self.parts:
+            raise VactkError("--quantize measures its loss with the video encoder: add --part video")
         if self.format != "onnx" and self.precision != "float32":
             raise VactkError(f"{self.precision} is for --format onnx alone, got --format {self.format}")
         if self.format != "onnx" and self.opset != ExportConfig.opset:
@@ -68,7 +72,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Exported:
-    """The files of an export, and what else is to be said of it."""
+    """The files of an export, and notes for the user."""
 
     files: tuple[ExportedFile, ...]
     notes: tuple[str, ...] = ()
@@ -78,19 +82,19 @@ def export_model(
     model: VideoModel,
     output: Path,
     config: ExportConfig,
-    serving: InferenceSpec,
+    inference: InferenceSpec,
     samples: Samples,
     progress: Progress = lambda done, total: None,
     inspect: Callable[[Path], None] = lambda folder: None,
 ) -> Exported:
     """Write a model to the folder `output`, which must not hold anything yet, and check it against the model.
 
-    `inspect` is called with the folder that holds the finished files before it takes `output`'s place. Raises
+    `inspect` is called with the folder that holds the finished files before it is moved to `output`. Raises
     VactkError when a file is wrong, and leaves nothing behind then.
     """
     refuse_not_finite(model)
     with whole_folder(output) as folder:
-        exported = FORMATS[config.format](model, folder, config, serving, samples, progress)
+        exported = FORMATS[config.format](model, folder, config, inference, samples, progress)
         inspect(folder)
         files = sizes_and_hashes(exported.files, folder)
         manifest = {"files": [asdict(file) for file in files], "notes": list(exported.notes)}
@@ -100,7 +104,7 @@ def export_model(
 
 
 def refuse_not_finite(model: VideoModel) -> None:
-    """Raises VactkError when a weight of the model is no number."""
+    """Raises VactkError when a weight of the model is NaN or infinite."""
     for name, tensor in model.module_dict().state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise VactkError(
@@ -110,7 +114,7 @@ def refuse_not_finite(model: VideoModel) -> None:
 
 @dataclass(frozen=True)
 class GraphFormat:
-    """A format that holds a part's computation."""
+    """A format that holds graphs."""
 
     suffix: str
     write: Callable[..., None]
@@ -130,43 +134,43 @@ def _export_graphs(
     model: VideoModel,
     folder: Path,
     config: ExportConfig,
-    serving: InferenceSpec,
+    inference: InferenceSpec,
     samples: Samples,
     progress: Progress,
 ) -> Exported:
     if config.format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
-    parts = build_graph_specs(model, serving, wanted=config.parts, static_frames=config.static_frames)
+    graphs = build_graph_specs(model, inference, wanted=config.parts, static_frames=config.static_frames)
     files = []
-    for number, part in enumerate(parts):
-        progress(2 * number, 2 * len(parts))
-        path = folder / f"{part.name}{kind.suffix}"
-        facts = {**part.facts, "precision": config.precision}
+    for number, graph in enumerate(graphs):
+        progress(2 * number, 2 * len(graphs))
+        path = folder / f"{graph.name}{kind.suffix}"
+        metadata = {**graph.metadata, "precision": config.precision}
         write = kind.write
         if config.format == "onnx":
-            facts["opset"] = config.opset
+            metadata["opset"] = config.opset
             write = partial(write_onnx, precision=config.precision, opset=config.opset)
-        write(replace(part, facts=facts), path)
-        progress(2 * number + 1, 2 * len(parts))
-        files.append(_checked(part, path, kind, model, config, samples))
-    progress(2 * len(parts), 2 * len(parts))
+        write(replace(graph, metadata=metadata), path)
+        progress(2 * number + 1, 2 * len(graphs))
+        files.append(_checked(graph, path, kind, model, config, samples))
+    progress(2 * len(graphs), 2 * len(graphs))
     notes = (
-        () if serving.labels else ("no classes are known, so there is no classifier: --labels names some",)
+        () if inference.labels else ("no classes are known, so there is no classifier: --labels names some",)
     )
     return Exported(tuple(files), notes if not config.parts else ())
 
 
 def _checked(
-    part: GraphSpec, path: Path, kind: GraphFormat, model: VideoModel, config: ExportConfig, samples: Samples
+    graph: GraphSpec, path: Path, kind: GraphFormat, model: VideoModel, config: ExportConfig, samples: Samples
 ) -> ExportedFile:
     what = f"{path.name} ({kind.title}, {config.precision})"
     run = open_file(kind.run, path, what)
-    difference = max_difference(part.reference, run, cases_for(part, model, samples), what)
+    difference = max_difference(graph.reference, run, cases_for(graph, model, samples), what)
     refuse_wrong(difference, config.allowed, what)
-    takes: Any = part.facts["frames"]["takes"] if "frames" in part.facts else None
+    takes: Any = graph.metadata["frames"]["takes"] if "frames" in graph.metadata else None
     return ExportedFile(
         path=path.name,
-        part=part.name,
+        part=graph.name,
         format=config.format,
         precision=config.precision,
         max_abs_diff=difference.largest,
@@ -182,12 +186,12 @@ def _export_plain(
     model: VideoModel,
     folder: Path,
     config: ExportConfig,
-    serving: InferenceSpec,
+    inference: InferenceSpec,
     samples: Samples,
     progress: Progress,
 ) -> Exported:
     progress(0, 1)
-    exported = Exported(*export(model, folder, serving, samples, config.allowed))
+    exported = Exported(*export(model, folder, inference, samples, config.allowed))
     progress(1, 1)
     return exported
 

@@ -1,11 +1,11 @@
-"""The parts of a model that can be exported, and what they are compared on."""
+"""The graphs that can be exported of a model, and the inputs they are compared on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ from vactk.models.video_clip import pool_frames
 from vactk.models.video_model import VideoModel
 
 VIDEO, TEXT, CLASSIFIER = "video_encoder", "text_encoder", "classifier"
-GRAPHS = {"video": VIDEO, "text": TEXT, "classifier": CLASSIFIER}
+ENCODERS = {"video": VIDEO, "text": TEXT, "classifier": CLASSIFIER}
 SEED = 0
 
 
@@ -40,29 +40,29 @@ class Samples:
 
 
 def build_graph_specs(
-    model: VideoModel, serving: InferenceSpec, *, wanted: Sequence[str] = (), static_frames: bool = False
+    model: VideoModel, inference: InferenceSpec, *, wanted: Sequence[str] = (), static_frames: bool = False
 ) -> list[GraphSpec]:
-    """The parts called `wanted` of a model, without any all that there are: a classifier needs labels.
+    """Build the graphs called `wanted`, by default all of a model: a classifier needs labels.
 
-    With `static_frames` they take exactly `serving.data.num_frames`. Raises VactkError for a part that cannot
+    With `static_frames` they take exactly `inference.data.num_frames`. Raises VactkError for one that cannot
     be.
     """
-    names = wanted or ["video", "text", *(["classifier"] if serving.labels else [])]
-    refuse_without_labels(names, serving.labels)
+    names = wanted or ["video", "text", *(["classifier"] if inference.labels else [])]
+    refuse_without_labels(names, inference.labels)
     builders: Mapping[str, Any] = {"video": _video, "text": _text, "classifier": _classifier}
-    return [builders[name](model, serving, static_frames) for name in dict.fromkeys(names)]
+    return [builders[name](model, inference, static_frames) for name in dict.fromkeys(names)]
 
 
 def refuse_without_labels(names: Sequence[str], labels: Labels | None) -> None:
-    """Raises VactkError when a classifier is among the parts called `names`, and it has no classes."""
+    """Raises VactkError when a classifier is among `names` and there are no labels."""
     if "classifier" in names and labels is None:
         raise VactkError("a classifier needs classes: name them with --labels")
 
 
-def _video(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
-    example, axes, facts = _video_input(model, serving, static)
+def _video(model: VideoModel, inference: InferenceSpec, static: bool) -> GraphSpec:
+    example, axes, metadata = _video_input(model, inference, static)
     module = VideoEncoder(model.video_clip, model.config.similarity).eval()
-    facts |= {
+    metadata |= {
         "part": VIDEO,
         "output": "video_embedding: its dot product with a text_embedding is the similarity",
     }
@@ -70,28 +70,28 @@ def _video(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec
     def reference(video: Tensor) -> tuple[Tensor, ...]:
         return (pool_frames(model.video_clip.video_features(video).frames, model.config.similarity),)
 
-    return GraphSpec(VIDEO, module, "video", ("video_embedding",), example, axes, facts, reference)
+    return GraphSpec(VIDEO, module, "video", ("video_embedding",), example, axes, metadata, reference)
 
 
-def _classifier(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
-    labels = serving.labels
+def _classifier(model: VideoModel, inference: InferenceSpec, static: bool) -> GraphSpec:
+    labels = inference.labels
     assert labels is not None
-    if serving.answer != "similarity" and (model.class_head is None or not model.heads.knows(labels.names)):
+    if inference.answer != "similarity" and (model.class_head is None or not model.heads.knows(labels.names)):
         raise VactkError(
-            f"--by {serving.answer} needs a checkpoint with a class head for exactly these classes; "
+            f"--by {inference.answer} needs a checkpoint with a class head for exactly these classes; "
             "--by similarity takes any"
         )
-    if serving.answer == "ensemble" and serving.data.view_mean == "logits":
+    if inference.answer == "ensemble" and inference.data.view_mean == "logits":
         raise VactkError("--by ensemble is a mean of probabilities, and this recipe's view_mean is logits")
-    example, axes, facts = _video_input(model, serving, static)
+    example, axes, metadata = _video_input(model, inference, static)
     module = Classifier(
-        model.video_clip, model.config.similarity, labels.embeddings, serving.answer, model.class_head
+        model.video_clip, model.config.similarity, labels.embeddings, inference.answer, model.class_head
     ).eval()
-    facts |= {"part": CLASSIFIER, "output": "logits and probabilities: batch x labels"}
-    facts |= label_metadata(serving, labels)
-    reference = partial(_classify, model, labels.embeddings, serving.answer)
+    metadata |= {"part": CLASSIFIER, "output": "logits and probabilities: batch x labels"}
+    metadata |= label_metadata(inference, labels)
+    reference = partial(_classify, model, labels.embeddings, inference.answer)
     return GraphSpec(
-        CLASSIFIER, module, "video", ("logits", "probabilities"), example, axes, facts, reference
+        CLASSIFIER, module, "video", ("logits", "probabilities"), example, axes, metadata, reference
     )
 
 
@@ -102,26 +102,28 @@ def _classify(model: VideoModel, classes: Tensor, answer: str, video: Tensor) ->
     if answer == "similarity":
         return similar, similar.softmax(dim=-1)
     assert model.class_head is not None
-    told = model.class_head(features.pooled)
+    by_head = model.class_head(features.pooled)
     if answer == "class_head":
-        return told, told.softmax(dim=-1)
-    both = (similar.softmax(dim=-1) + told.softmax(dim=-1)) / 2
+        return by_head, by_head.softmax(dim=-1)
+    both = (similar.softmax(dim=-1) + by_head.softmax(dim=-1)) / 2
     return both.log(), both
 
 
 def _video_input(
-    model: VideoModel, serving: InferenceSpec, static: bool
+    model: VideoModel, inference: InferenceSpec, static: bool
 ) -> tuple[Tensor, dict[int, Axis], dict[str, Any]]:
-    num_frames, size = serving.data.num_frames, model.backbone.image_size
+    num_frames, size = inference.data.num_frames, model.backbone.image_size
     # other lengths than 1 in the example, which would be taken for a constant
     example = _noise(2, num_frames if static else max(2, num_frames), 3, size, size)
     axes = {0: Axis("batch")} if static else {0: Axis("batch"), 1: Axis("frames")}
-    facts = general_metadata(model, serving) | video_metadata(model, serving, num_frames if static else None)
-    return example, axes, facts
+    metadata = general_metadata(model, inference) | video_metadata(
+        model, inference, num_frames if static else None
+    )
+    return example, axes, metadata
 
 
-def _text(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
-    length = _context(model)
+def _text(model: VideoModel, inference: InferenceSpec, static: bool) -> GraphSpec:
+    length = model.video_clip.text.context_length
     module = TextEncoder(model.video_clip).eval()
     axes = {0: Axis("batch")}
     if module.is_causal:
@@ -129,30 +131,30 @@ def _text(model: VideoModel, serving: InferenceSpec, static: bool) -> GraphSpec:
     example = model.backbone.tokenize(["a photo of something", "a video of something else"])
     if module.is_causal and length > 8:  # not the whole context, which would be taken for a constant
         example = _random_tokens(model, 2, 8)
-    facts = general_metadata(model, serving) | text_metadata(model, length, any_length=module.is_causal)
-    facts |= {"part": TEXT, "output": "text_embedding: of unit norm"}
+    metadata = general_metadata(model, inference) | text_metadata(model, length, any_length=module.is_causal)
+    metadata |= {"part": TEXT, "output": "text_embedding: of unit norm"}
 
     def reference(tokens: Tensor) -> tuple[Tensor, ...]:
         return (F.normalize(model.video_clip.encode_text(tokens), dim=-1),)
 
-    return GraphSpec(TEXT, module, "tokens", ("text_embedding",), example, axes, facts, reference)
+    return GraphSpec(TEXT, module, "tokens", ("text_embedding",), example, axes, metadata, reference)
 
 
-def cases_for(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Case]:
+def cases_for(graph: GraphSpec, model: VideoModel, samples: Samples) -> list[Case]:
     """Random inputs of several lengths, and the real ones."""
-    if part.input == "tokens":
-        return _text_cases(part, model, samples)
-    num_frames, size = part.example.shape[1], part.example.shape[-1]
+    if graph.input == "tokens":
+        return _text_cases(graph, model, samples)
+    num_frames, size = graph.example.shape[1], graph.example.shape[-1]
     shapes = [(1, num_frames), (3, num_frames)]
-    if 1 in part.axes:
+    if 1 in graph.axes:
         shapes += [(1, 1), (2, 2), (2, num_frames + 1), (1, 2 * num_frames)]
     random = [Case("random", _noise(b, t, 3, size, size, seed=i + 1)) for i, (b, t) in enumerate(shapes)]
     return random + [Case("real", views) for views in samples.videos]
 
 
-def _text_cases(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Case]:
-    context = _context(model)
-    lengths = {2, min(9, context), context} if 1 in part.axes else {context}
+def _text_cases(graph: GraphSpec, model: VideoModel, samples: Samples) -> list[Case]:
+    context = model.video_clip.text.context_length
+    lengths = {2, min(9, context), context} if 1 in graph.axes else {context}
     random = [
         Case("random", _random_tokens(model, batch, length)) for length in sorted(lengths) for batch in (1, 3)
     ]
@@ -160,14 +162,9 @@ def _text_cases(part: GraphSpec, model: VideoModel, samples: Samples) -> list[Ca
     return random + ([Case("real", model.backbone.tokenize(texts))] if texts else [])
 
 
-def _context(model: VideoModel) -> int:
-    return int(cast(Any, model.video_clip.backbone).context_length)
-
-
 def _random_tokens(model: VideoModel, batch: int, length: int) -> Tensor:
     """Random words with a start and an end, each text of another length. (B, L)"""
-    embedding = model.video_clip.text.tower.token_embedding
-    highest = embedding.weight.shape[0] - 1  # ends a text, and is what the tower pools
+    highest = model.video_clip.text.vocab_size - 1  # ends a text, and is what the tower pools
     generator = torch.Generator().manual_seed(SEED + length)
     tokens = torch.randint(1, max(2, highest - 1), (batch, length), generator=generator)
     for row in range(batch):

@@ -1,4 +1,4 @@
-"""What a file says of itself, so that it can be used without this package: JSON in its metadata."""
+"""JSON metadata of exported files, enough to use them without this package."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSpec:
-    """How a model is fed and asked, as `vactk zeroshot` would."""
+    """Inputs of a model and the kind of its answers, as in `vactk zeroshot`."""
 
     data: DataConfig
     templates: tuple[str, ...]
-    source: Mapping[str, Any]  # which checkpoint it was: its name, SHA-256 and recipe
+    source: Mapping[str, Any]  # the checkpoint: name, SHA-256, recipe
     labels: Labels | None = None
     answer: str = "similarity"  # or "class_head", "ensemble"
 
 
-def general_metadata(model: VideoModel, serving: InferenceSpec) -> dict[str, Any]:
-    """What holds for every part."""
+def general_metadata(model: VideoModel, inference: InferenceSpec) -> dict[str, Any]:
+    """Return the metadata that every file has."""
     return {
         "format": METADATA_FORMAT,
         "vactk": vactk.__version__,
-        "source": dict(serving.source),
+        "source": dict(inference.source),
         "model": settings.to_dict(model.config),
     }
 
 
-def video_metadata(model: VideoModel, serving: InferenceSpec, frames: int | None) -> dict[str, Any]:
-    """How a video becomes the input; `frames` are what the file takes, None for any number."""
-    data, backbone = serving.data, model.backbone
+def video_metadata(model: VideoModel, inference: InferenceSpec, frames: int | None) -> dict[str, Any]:
+    """Return how a video becomes the input; `frames` is the number that the file takes, None for any."""
+    data, backbone = inference.data, model.backbone
     return {
         "input": "video: batch x frames x 3 x height x width, float32, (RGB / 255 - mean) / std",
         "frames": {"takes": frames or "any", "usual": data.num_frames},
@@ -75,7 +75,7 @@ def video_metadata(model: VideoModel, serving: InferenceSpec, frames: int | None
 
 
 def text_metadata(model: VideoModel, length: int, *, any_length: bool) -> dict[str, Any]:
-    """How a text becomes the input."""
+    """Return how a text becomes the input."""
     tokenizer = model.backbone.tokenize
     known = hasattr(tokenizer, "sot_token_id")
     return {
@@ -92,13 +92,13 @@ def text_metadata(model: VideoModel, length: int, *, any_length: bool) -> dict[s
     }
 
 
-def label_metadata(serving: InferenceSpec, labels: Labels) -> dict[str, Any]:
-    """What a classifier tells apart."""
+def label_metadata(inference: InferenceSpec, labels: Labels) -> dict[str, Any]:
+    """Return the classes of a classifier and how they were embedded."""
     return {
         "labels": list(labels.names),
         "words": list(labels.words),
-        "templates": list(serving.templates),
-        "answer": serving.answer,
+        "templates": list(inference.templates),
+        "answer": inference.answer,
     }
 
 

@@ -1,4 +1,4 @@
-"""The README.md of a model that is published: what it is, how it was made, what it reaches, its hashes."""
+"""Write the model card of a published model: use, results, recipe, provenance, hashes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from vactk.export.verify import ExportedFile
 from vactk.files.hashing import sha256
 from vactk.models.video_model import VideoModel
 
+TAGS = ["clip", "video", "action-recognition", "zero-shot", "vactk"]
 METRICS = ("top1", "top5", "harmonic_mean")
 
 
 def model_card(
     model: VideoModel,
-    serving: InferenceSpec,
+    inference: InferenceSpec,
     written: ExportedFile,
     notes: Sequence[str],
     folder: Path,
     *,
     is_transformers: bool,
 ) -> str:
-    """The card in Markdown, its head in the hub's YAML."""
-    described = settings.to_dict(model.config)
+    """Return the card in Markdown, with the hub's YAML header."""
     head = {
         "library_name": "transformers" if is_transformers else "vactk",
         "pipeline_tag": "zero-shot-image-classification" if is_transformers else "video-classification",
-        "tags": ["clip", "video", "action-recognition", "zero-shot", "vactk"],
+        "tags": TAGS,
     }
     made = (
         "A CLIP for videos, made and exported with the Video-Action CLIP ToolKit "
-        f"(vactk {vactk.__version__}): {_of_model(described)}."
+        f"(vactk {vactk.__version__}): {_describe(model)}."
     )
     checked = (
         f"Largest difference to the model it was made of: {written.max_abs_diff:.2g} "
@@ -44,18 +44,18 @@ def model_card(
     )
     sections = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
-        f"# {serving.source.get('name', 'A video CLIP')}",
+        f"# {inference.source.get('name', 'A video CLIP')}",
         made,
         *(f"- {note}" for note in notes),
         "## Use",
         _usage(is_transformers),
-        _conditions(model, serving),
+        _conditions(model, inference),
         "## Results",
-        _results(serving.source.get("results", ())),
+        _results(inference.source.get("results", ())),
         "## Recipe",
-        _recipe(serving.source.get("recipe")),
+        _recipe(inference.source.get("recipe")),
         "## Provenance",
-        _provenance(serving.source, model.info.get("parents", ())),
+        _provenance(inference.source, model.info.get("parents", ())),
         "## Files",
         _files((written.path, *written.more), folder),
         checked,
@@ -63,10 +63,10 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _of_model(described: Mapping[str, Any]) -> str:
-    temporal = described["temporal"]
+def _describe(model: VideoModel) -> str:
+    temporal = settings.to_dict(model.config)["temporal"]
     name = temporal["name"] if isinstance(temporal, Mapping) else temporal
-    return f"backbone `{described['backbone']['name']}`, temporal module `{name}`"
+    return f"backbone `{model.config.backbone.name}`, temporal module `{name}`"
 
 
 def _usage(is_transformers: bool) -> str:
@@ -78,19 +78,19 @@ def _usage(is_transformers: bool) -> str:
     return "\n\n".join(blocks)
 
 
-def _conditions(model: VideoModel, serving: InferenceSpec) -> str:
-    data, templates = serving.data, serving.templates
+def _conditions(model: VideoModel, inference: InferenceSpec) -> str:
+    data, templates = inference.data, inference.templates
     shown = ", ".join(f"`{template}`" for template in templates[:3])
     more = f" and {len(templates) - 3} more" if len(templates) > 3 else ""
     return (
         f"Meant for {data.num_frames} frames of a view and {data.views} view(s) of a video, sampling "
-        f"`{settings.to_dict(data)['sampling']['name']}`, pictures of {model.backbone.image_size} pixels. "
+        f"`{settings.to_dict(data)['sampling']['name']}`, images of {model.backbone.image_size} pixels. "
         f"Sentences around class names: {shown}{more}."
     )
 
 
 def _results(results: Sequence[Mapping[str, Any]]) -> str:
-    """A table of what `vactk zeroshot --json` and training wrote; every number names what it was measured on."""
+    """Return a table of results of `vactk zeroshot --json` and training, with the conditions of each."""
     rows = []
     for result in results:
         name = result.get("protocol") or result.get("dataset")

@@ -1,22 +1,21 @@
-"""What is exported of a model: modules that take and give tensors alone, and run for any number of frames.
+"""The modules that are exported: they take and return tensors only, and run for any number of frames.
 
 They share the model's weights; nothing is copied.
 """
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vactk.models.attention import cross_attend, merge_heads, project_qkv
+from vactk.models.attention import ResidualBlock
 from vactk.models.heads import ClassHead
 from vactk.models.temporal.adapters import AdapterBlock, TEDAdapter
 from vactk.models.temporal.frame_attention import NeighbourAttention
-from vactk.models.text_tower import Prompts, TextBlock, TextTower
+from vactk.models.text_tower import TraceableTextTower
 from vactk.models.video_clip import Similarity, VideoCLIP, pool_frames
 
 
@@ -27,15 +26,15 @@ class PaddedNeighbourAttention(NeighbourAttention):
     otherwise a mask hides them. A little more work than treating the ends apart, and the same result.
     """
 
-    def attention(self, block: Any, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
+    def attention(self, block: ResidualBlock, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
         queries = x if num_queries == x.shape[1] else x[:, :num_queries]
-        query, key, value = project_qkv(block, queries, x)
+        query, key, value = block.project_qkv(queries, x)
         num_tokens = key.shape[1]
-        key, value = (self._near(part.unflatten(0, (-1, num_frames))) for part in (key, value))
+        key, value = (self._near(x.unflatten(0, (-1, num_frames))) for x in (key, value))
         mask = None if self.zeros else self._inside(query, num_frames, num_tokens)
-        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return merge_heads(block, attended.transpose(1, 2))
+        return block.merge_heads(attended.transpose(1, 2))
 
     def _near(self, x: Tensor) -> Tensor:
         """The tokens of every frame's neighbours. (B, T, N, heads, C) -> (B*T, (2 window + 1) N, heads, C)"""
@@ -69,7 +68,7 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, clip: VideoCLIP, similarity: Similarity) -> None:
         super().__init__()
-        self.clip = vision_part(clip)
+        self.clip = vision_only(clip)
         self.similarity = similarity
 
     def forward(self, video: Tensor) -> Tensor:
@@ -83,51 +82,12 @@ class TextEncoder(nn.Module):
     def __init__(self, clip: VideoCLIP) -> None:
         super().__init__()
         self.is_causal = clip.text.is_causal
-        self.added = clip.text_adapters
-        if not self.is_causal:
-            self.clip = clip.backbone
-            return
-        tower = clip.text.tower
-        self.token_embedding, self.transformer = tower.token_embedding, tower.transformer
-        self.ln_final, self.text_projection = tower.ln_final, tower.text_projection
-        self.positional_embedding = tower.positional_embedding
+        self.tower = TraceableTextTower(clip.text) if self.is_causal else clip.backbone
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens (B, L) int64 -> (B, E); where the tower is causal, L need only hold the longest text."""
-        if not self.is_causal:
-            return F.normalize(cast(Any, self.clip).encode_text(tokens), dim=-1)
-        tower = _ExportedTextTower(self._cut(tokens), self.added)
-        return F.normalize(tower.pool(tower.finish(tower.start(tokens))), dim=-1)
-
-    def _cut(self, tokens: Tensor) -> Any:
-        """The tower at the length of `tokens`; slices of its own would tie the graph to lengths below the whole."""
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        return SimpleNamespace(
-            token_embedding=self.token_embedding,
-            transformer=self.transformer,
-            ln_final=self.ln_final,
-            text_projection=self.text_projection,
-            positional_embedding=self.positional_embedding[places],
-            attn_mask=places <= places[:, None],  # (L, L), true where a token may look
-            text_pool_type="argmax",
-        )
-
-
-class _ExportedTextTower(TextTower):
-    """TextTower with attention on batch-first tensors, and a mask that is true where a token may look.
-
-    nn.MultiheadAttention turns tensors first, which ONNX Runtime 1.31 does not survive in float16.
-    """
-
-    def _attend(self, prompts: Prompts, keep_all: bool) -> Prompts:
-        block: Any = self.blocks[prompts.block]
-        is_last = prompts.block == len(self.blocks) - 1
-        if is_last and not keep_all and isinstance(block.attn, nn.MultiheadAttention):
-            return super()._attend(prompts, keep_all)
-        x = cast(TextBlock, self.added[prompts.block]).pre_attn(prompts.hidden)
-        normed = block.ln_1(x)
-        x = x + block.ls_1(cross_attend(block, normed, normed, mask=self.tower.attn_mask))
-        return Prompts(x, prompts.end, prompts.block, True)
+        embed = self.tower if self.is_causal else cast(Any, self.tower).encode_text
+        return F.normalize(embed(tokens), dim=-1)
 
 
 class Classifier(nn.Module):
@@ -146,7 +106,7 @@ class Classifier(nn.Module):
     ) -> None:
         """classes (C, E) of unit norm."""
         super().__init__()
-        self.clip = vision_part(clip)
+        self.clip = vision_only(clip)
         self.similarity = similarity
         self.answer = answer
         self.head = head if answer != "similarity" else None
@@ -159,25 +119,23 @@ class Classifier(nn.Module):
         similar = pool_frames(features.frames, self.similarity) @ cast(Tensor, self.classes).T
         if self.head is None:
             return similar, similar.softmax(dim=-1)
-        told = self.head(features.pooled)
+        by_head = self.head(features.pooled)
         if self.answer == "class_head":
-            return told, told.softmax(dim=-1)
-        probabilities = (similar.softmax(dim=-1) + told.softmax(dim=-1)) / 2
+            return by_head, by_head.softmax(dim=-1)
+        probabilities = (similar.softmax(dim=-1) + by_head.softmax(dim=-1)) / 2
         return probabilities.log(), probabilities
 
 
-def vision_part(clip: VideoCLIP) -> VideoCLIP:
-    """What `video_features` needs of a model, in a form that can be exported."""
-    vision = nn.Module()
-    vision.visual = cast(nn.Module, cast(Any, clip.backbone).visual)
+def vision_only(clip: VideoCLIP) -> VideoCLIP:
+    """The modules that `video_features` needs, in a form that can be exported."""
     temporal = nn.ModuleList(_exportable(block) for block in clip.temporal)
-    return VideoCLIP(vision, temporal, nn.ModuleList(), clip.frame_adapter).eval()
+    return VideoCLIP(clip.vision.alone(), temporal, nn.ModuleList(), clip.frame_adapter).eval()
 
 
 def _exportable(block: nn.Module) -> nn.Module:
-    if isinstance(block, NeighbourAttention):
+    if type(block) is NeighbourAttention:
         return PaddedNeighbourAttention(block.window, zeros=block.zeros)
-    if isinstance(block, AdapterBlock):
+    if type(block) is AdapterBlock:
         return AdapterBlock(
             _exportable_adapter(block.pre_attn_adapter), _exportable_adapter(block.pre_mlp_adapter)
         )
@@ -185,7 +143,7 @@ def _exportable(block: nn.Module) -> nn.Module:
 
 
 def _exportable_adapter(adapter: nn.Module | None) -> nn.Module | None:
-    if not isinstance(adapter, TEDAdapter):
+    if type(adapter) is not TEDAdapter:
         return adapter
     width, _, kernel_size = adapter.conv.weight.shape
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Parts of a model as ONNX: in float32, float16, or with weights of 8 bits, and run by ONNX Runtime."""
+"""Graphs as ONNX: in float32, float16, or with weights of 8 bits, and run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vactk.export.torch_files import GraphSpec, trace
 from vactk.export.verify import Run
 
 OPSETS = (18, 19, 20, 21, 22, 23)
-METADATA_KEY = "vactk"  # in the model's metadata: the part's facts as JSON
+METADATA_KEY = "vactk"  # in the model's metadata: the graph's metadata as JSON
 EXTERNAL_FROM = 1_800_000_000  # bytes of weights; ONNX's own files end at 2 GB
 
 # what half precision is too narrow for: sums over many channels, exponentials, norms, small constants
@@ -36,8 +36,8 @@ IN_FLOAT32 = (
 )
 
 
-def write_onnx(part: GraphSpec, path: Path, *, precision: str = "float32", opset: int = 18) -> None:
-    """An ONNX file of a part, its facts in the metadata. Raises VactkError when packages are missing.
+def write_onnx(graph: GraphSpec, path: Path, *, precision: str = "float32", opset: int = 18) -> None:
+    """Write a graph as ONNX, with its metadata inside. Raises VactkError when packages are missing.
 
     "float16" keeps inputs and outputs in float32. "int8" keeps weights of matrix products in 8 bits and
     rounds what they multiply as it comes (dynamic quantisation).
@@ -45,17 +45,17 @@ def write_onnx(part: GraphSpec, path: Path, *, precision: str = "float32", opset
     require("onnx", "onnxscript", "onnxruntime")
     with _quiet():
         program = torch.onnx.export(
-            trace(part),
+            trace(graph),
             dynamo=True,
             opset_version=opset,
-            input_names=[part.input],
-            output_names=list(part.outputs),
+            input_names=[graph.input],
+            output_names=list(graph.outputs),
             verbose=False,
         )
         assert program is not None
-        program.model.metadata_props[METADATA_KEY] = json.dumps(part.facts)
-        _name_axes(program.model, part)
-        program.save(str(path), external_data=_bytes_of(part) > EXTERNAL_FROM)
+        program.model.metadata_props[METADATA_KEY] = json.dumps(graph.metadata)
+        _name_axes(program.model, graph)
+        program.save(str(path), external_data=_bytes_of(graph) > EXTERNAL_FROM)
     PRECISIONS[precision](path)
 
 
@@ -83,15 +83,15 @@ def require(*packages: str) -> None:
             ) from error
 
 
-def _name_axes(model: Any, part: GraphSpec) -> None:
+def _name_axes(model: Any, graph: GraphSpec) -> None:
     """The names of free axes in inputs and outputs, where the exporter numbered them."""
     symbols = {}
-    for place, axis in part.axes.items():
-        symbols[str(model.graph.inputs[0].shape[place])] = axis.name
+    for number, axis in graph.axes.items():
+        symbols[str(model.graph.inputs[0].shape[number])] = axis.name
     for value in (*model.graph.inputs, *model.graph.outputs):
-        for place, length in enumerate(value.shape):
+        for number, length in enumerate(value.shape):
             if str(length) in symbols:
-                value.shape[place] = symbols[str(length)]
+                value.shape[number] = symbols[str(length)]
 
 
 def _to_float16(path: Path) -> None:
@@ -160,8 +160,8 @@ def _external(path: Path) -> Path | None:
     return data if data.exists() else None
 
 
-def _bytes_of(part: GraphSpec) -> int:
-    return sum(tensor.nbytes for tensor in part.module.state_dict().values())
+def _bytes_of(graph: GraphSpec) -> int:
+    return sum(tensor.nbytes for tensor in graph.module.state_dict().values())
 
 
 def _as_it_is(path: Path) -> None:
@@ -177,7 +177,7 @@ PRECISIONS: dict[str, Callable[[Path], None]] = {
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters report on stdout, by warnings and on loggers what is no news to a user."""
+    """Silence the exporters, which report to stdout, warnings and loggers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What a file loses in accuracy against the model that it was made of, on the videos of a dataset."""
+"""Measure the accuracy that a file loses against its model, on the videos of a dataset."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class AccuracyDrop:
 
 def some_videos(videos: VideoSet, count: int) -> VideoSet:
     """`count` videos of a set, evenly spread over it; all of them for 0, or where there are fewer."""
-    there = [place for place in range(len(videos.records)) if place not in videos.missing]
-    count = min(count or len(there), len(there))
-    chosen = [there[i * len(there) // count] for i in range(count)] if count else []
+    present = [index for index in range(len(videos.records)) if index not in videos.missing]
+    count = min(count or len(present), len(present))
+    chosen = [present[i * len(present) // count] for i in range(count)] if count else []
     return replace(videos, records=tuple(videos.records[i] for i in chosen), missing=frozenset(), report=None)
 
 
@@ -68,8 +68,8 @@ def int8_accuracy_drop(
     """
     answers: dict[str, list[int]] = {"model": [], "file": []}
     labels: list[int] = []
-    picture = ImageSpec(model.backbone.image_size, model.backbone.mean, model.backbone.std)
-    for batch in eval_loader(VideoDataset(videos.records, data, picture, train=False), BATCH):
+    image = ImageSpec(model.backbone.image_size, model.backbone.mean, model.backbone.std)
+    for batch in eval_loader(VideoDataset(videos.records, data, image, train=False), BATCH):
         if not len(batch.places):
             continue
         views = batch.video.flatten(0, 1)  # (B*V, T, 3, H, W)

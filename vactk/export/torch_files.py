@@ -1,4 +1,4 @@
-"""Parts of a model as graphs: torch.export's .pt2, and TorchScript."""
+"""Graphs in files of torch: torch.export's .pt2, and TorchScript."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """A part of a model, and what is fed to it."""
+    """A module to export as a graph, and its inputs."""
 
-    name: str  # of its file
+    name: str  # the stem of its file
     module: nn.Module
     input: str
     outputs: tuple[str, ...]
-    example: Tensor  # that it is traced with
+    example: Tensor  # input for tracing
     axes: Mapping[int, Axis]  # the free ones of its input; all others are fixed
-    facts: Mapping[str, Any]  # for the file's metadata
-    reference: Run  # what its outputs must be, by the model as it is evaluated
+    metadata: Mapping[str, Any]  # JSON in the file
+    reference: Run  # the model as it is evaluated
 
 
-def trace(part: GraphSpec) -> ExportedProgram:
-    """The graph of a part, valid for all lengths of its free axes."""
-    dims = {axis: Dim(name, min=low, max=high) for axis, (name, low, high) in part.axes.items()}
+def trace(graph: GraphSpec) -> ExportedProgram:
+    """Trace a graph, valid for all lengths of its free axes."""
+    dims = {axis: Dim(name, min=low, max=high) for axis, (name, low, high) in graph.axes.items()}
     with _traceable():
         return torch.export.export(
-            part.module,
-            (part.example.contiguous(),),
+            graph.module,
+            (graph.example.contiguous(),),
             dynamic_shapes=(dims,),
             # shapes that cannot be proved in general become checks at run time
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
-def write_pt2(part: GraphSpec, path: Path) -> None:
-    """A program for `torch.export.load`, with the part's facts as JSON in its extra file `vactk.json`."""
-    torch.export.save(trace(part), path, extra_files={METADATA: json.dumps(part.facts)})
+def write_pt2(graph: GraphSpec, path: Path) -> None:
+    """A program for `torch.export.load`, with the graph's metadata as JSON in its extra file `vactk.json`."""
+    torch.export.save(trace(graph), path, extra_files={METADATA: json.dumps(graph.metadata)})
 
 
 def run_pt2(path: Path) -> Run:
@@ -66,14 +66,14 @@ def run_pt2(path: Path) -> Run:
     return lambda value: as_outputs(program(value))
 
 
-def write_torchscript(part: GraphSpec, path: Path) -> None:
+def write_torchscript(graph: GraphSpec, path: Path) -> None:
     """A module for `torch.jit.load`, without this package or its code. The format is torch's legacy."""
     with _traceable(), warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # that shapes become constants: all that are free are checked afterwards
-        script = torch.jit.trace(part.module, (part.example,), check_trace=False)
-        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(part.facts)})
+        script = torch.jit.trace(graph.module, (graph.example,), check_trace=False)
+        torch.jit.save(script, str(path), _extra_files={METADATA: json.dumps(graph.metadata)})
 
 
 def run_torchscript(path: Path) -> Run:
@@ -86,7 +86,7 @@ def run_torchscript(path: Path) -> Run:
 
 def fixed(axes: Mapping[int, Axis], names: Sequence[str]) -> dict[int, Axis]:
     """`axes` without those called so."""
-    return {place: axis for place, axis in axes.items() if axis.name not in names}
+    return {number: axis for number, axis in axes.items() if axis.name not in names}
 
 
 @contextlib.contextmanager

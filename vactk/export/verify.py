@@ -1,4 +1,4 @@
-"""Whether an exported file gives what its model gives: the largest difference, and how large it may be."""
+"""Compare an exported file with its model: the largest difference, and the tolerance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.files.hashing import sha256
 
 # of each precision, relative to an output's largest value where that is above 1
@@ -28,7 +28,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a file's outputs are from the model's."""
+    """The distance of a file's outputs from the model's."""
 
     absolute: dict[str, float]  # the largest, of each kind of case
     relative: float  # the largest, as tolerances count
@@ -42,7 +42,7 @@ class Difference:
 def max_difference(reference: Run, run: Run, cases: Sequence[Case], what: str) -> Difference:
     """The largest difference between the model, by `reference`, and the file that `run` runs, over all cases.
 
-    Raises VactkError when the file, called `what`, gives another shape, no number, or cannot be run.
+    Raises VactkError when the file, called `what`, gives another shape or NaN, or cannot be run.
     """
     absolute: dict[str, float] = {}
     relative = 0.0
@@ -52,7 +52,7 @@ def max_difference(reference: Run, run: Run, cases: Sequence[Case], what: str) -
         try:
             found = run(case.input)
         except Exception as error:  # whatever onnxruntime or torch raise for a graph that is wrong
-            raise VactkError(f"{what} cannot be run on an input of {shape}: {_first_line(error)}") from error
+            raise VactkError(f"{what} cannot be run on an input of {shape}: {first_line(error)}") from error
         for ours, theirs in zip(expected, found, strict=True):
             if ours.shape != theirs.shape:
                 raise VactkError(
@@ -60,7 +60,7 @@ def max_difference(reference: Run, run: Run, cases: Sequence[Case], what: str) -
                 )
             gap = float((ours.float() - theirs.float()).abs().max())
             if gap != gap:
-                raise VactkError(f"{what} gives values that are no numbers for an input of {shape}")
+                raise VactkError(f"{what} gives NaN for an input of {shape}")
             absolute[case.kind] = max(absolute.get(case.kind, 0.0), gap)
             relative = max(relative, gap / max(1.0, float(ours.abs().max())))
     return Difference(absolute, relative)
@@ -73,7 +73,7 @@ def open_file(opener: Callable[[Path], Run], path: Path, what: str) -> Run:
     except VactkError:
         raise
     except Exception as error:  # as above
-        raise VactkError(f"{what} cannot be opened: {_first_line(error)}") from error
+        raise VactkError(f"{what} cannot be opened: {first_line(error)}") from error
 
 
 def refuse_wrong(difference: Difference, tolerance: float, what: str) -> None:
@@ -89,10 +89,6 @@ def refuse_wrong(difference: Difference, tolerance: float, what: str) -> None:
 def as_outputs(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """One or several results of a module as a tuple."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Image CLIPs by name, by file, or the toy one. The only file that meets open_clip."""
+"""Load image CLIPs by name, from a file or folder, or the toy one. The only file that imports open_clip."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
 from vactk.errors import VactkError, nearest, unknown
 from vactk.models import toy
+from vactk.models.vision_tower import vision_tower
 from vactk.text.descriptions import shorten
 from vactk.weights.hf_clip import read_architecture, rename_huggingface
 from vactk.weights.hub_folder import is_weights_folder, open_weights_folder
@@ -43,7 +44,7 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A CLIP with what is needed to feed it, and the settings that rebuild it."""
+    """A CLIP with its tokenizer and preprocessing, and the settings that rebuild it."""
 
     clip: nn.Module
     tokenize: Any  # open_clip's tokenizer: texts -> (B, L) int64, long texts cut at the context length
@@ -56,7 +57,7 @@ class Backbone:
     def shorten(self, texts: Iterable[str]) -> list[str]:
         """Texts cut at the end of a sentence, or of a word, to what the text tower reads of them."""
         limit = self.tokenize.context_length - 2  # start and end
-        # tokenizers of Hugging Face's stand behind another name
+        # a Hugging Face tokenizer is wrapped
         encode = getattr(self.tokenize, "encode", None) or self.tokenize.tokenizer.tokenize
         return [shorten(text, lambda words: len(encode(words)), limit) for text in texts]
 
@@ -273,22 +274,20 @@ def named_config(tensors: dict[str, Tensor], *, quick_gelu: bool) -> BackboneCon
 
 
 def _load_renamed(clip: Any, tensors: dict[str, Tensor], source: str) -> None:
-    """Load OpenAI's or open_clip's names; a file may keep its text tower apart (`text.`) or not."""
-    apart = any(name.startswith("text.") for name in clip.state_dict())
-    weights = {ours: tensors[theirs] for ours, theirs in plain_names(tensors, text_apart=apart).items()}
+    """Load tensors under OpenAI's or open_clip's names."""
+    names = plain_names(tensors, clip.state_dict())
+    weights = {ours: tensors[theirs] for ours, theirs in names.items()}
     weights = {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
     load_exactly(clip, weights, may_lack=set(), source=source)
 
 
-def plain_names(names: Iterable[str], *, text_apart: bool) -> dict[str, str]:
-    """The names that open_clip's model has for a plain CLIP's tensors, and those of the file.
-
-    `text_apart` says whether the model keeps its text tower under `text.`.
-    """
+def plain_names(names: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """Map the names that a model has for a plain CLIP's tensors, of which `own` are all, to a file's `names`."""
     kept = {name: name for name in names if name not in OPENAI_ENTRIES}
     prefixed = {name.removeprefix("model."): name for name in kept}
     if not any(name.startswith("visual.") for name in kept) and "visual.proj" in prefixed:
         kept = prefixed
+    text_apart = any(name.startswith("text.") for name in own)
     return open_clip.model.convert_to_custom_text_state_dict(kept) if text_apart else kept
 
 
@@ -342,15 +341,15 @@ def _build(cfg: dict[str, Any], *, quick_gelu: bool) -> Any:
     cfg = copy.deepcopy(cfg)
     cls = open_clip.CustomTextCLIP if cfg.pop("custom_text", False) else open_clip.CLIP
     clip = cls(**{**cfg, "quick_gelu": quick_gelu})
-    clip.visual.patch_dropout = nn.Identity()  # temporal modules need every patch of every frame
+    vision_tower(clip).keep_all_patches()
     return clip
 
 
-def _image_size(clip: Any, name: str) -> int:
-    height, width = clip.visual.image_size
+def _image_size(clip: nn.Module, name: str) -> int:
+    height, width = vision_tower(clip).image_size
     if height != width:
-        raise VactkError(f"backbone '{name}' takes {height}x{width} pictures; only square ones are supported")
-    return int(height)
+        raise VactkError(f"backbone '{name}' takes {height}x{width} pixels; only square images are supported")
+    return height
 
 
 @contextlib.contextmanager

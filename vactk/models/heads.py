@@ -1,15 +1,15 @@
-"""What reads the features of a video besides its similarity to text (M2-CLIP, section 3.3)."""
+"""Class head and masked-word head on the features of a video (M2-CLIP, section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vactk.models.text_tower import TextBlock
+from vactk.models.attention import OpenClipBlock
+from vactk.models.text_tower import TextBlock, TextTower
 
 
 class ClassHead(nn.Module):
@@ -59,18 +59,18 @@ class MaskedWordHead(nn.Module):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
-    def cross_hidden(self, block: Any, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Prompts that have looked at frames: hidden (B, L, D), frames (B, T, E) -> (B, L, D).
+    def cross_hidden(self, block: OpenClipBlock, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Cross-attend from prompt tokens to frame embeddings: (B, L, D), (B, T, E) -> (B, L, D).
 
         `block` is the text tower's last residual block, `hidden` its residual stream before the final norm.
         """
         x = self.adapters.pre_attn(hidden)
-        seen = block.ln_1(self.project(frames))
-        x = x + block.ls_1(block.attn(block.ln_1(x), seen, seen, need_weights=False)[0])
+        seen = block.norm_attention(self.project(frames))
+        x = x + block.scale_attention(block.attend_to(block.norm_attention(x), seen))
         x = self.adapters.pre_mlp(x)
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        return x + block.mlp(x)
 
-    def forward(self, tower: Any, hidden: Tensor, frames: Tensor) -> Tensor:
-        """Logits over the words, (B, L, V); `tower` gives the last block and the final norm."""
-        x = self.cross_hidden(tower.transformer.resblocks[-1], hidden, frames)
-        return self.decoder(self.norm(F.gelu(self.dense(tower.ln_final(x)))))
+    def forward(self, text: TextTower, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Logits over the words, (B, L, V); `text` gives the last block and the final norm."""
+        x = self.cross_hidden(text.blocks[-1], hidden, frames)
+        return self.decoder(self.norm(F.gelu(self.dense(text.final_norm(x)))))

@@ -7,7 +7,9 @@ frozen: for the clean class prompts it is computed once (`frozen_part`), and a t
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
-from vactk.models.attention import cross_attend
+from vactk.models.attention import OpenClipBlock, cross_attend, find_layer
 
 
 class TextAdapter(nn.Module):
@@ -37,7 +39,7 @@ class TextAdapter(nn.Module):
 
 
 class TextBlock(nn.Module):
-    """What a residual block of the text tower does besides CLIP's own: adapters before attention and MLP."""
+    """The hooks of a residual block of the text tower: adapters before attention and before the MLP."""
 
     def __init__(self, pre_attn: TextAdapter | None = None, pre_mlp: TextAdapter | None = None) -> None:
         super().__init__()
@@ -51,6 +53,10 @@ class TextBlock(nn.Module):
     def pre_mlp(self, x: Tensor) -> Tensor:
         """Tokens before the MLP. (B, L, D) -> the same shape."""
         return x if self.pre_mlp_adapter is None else self.pre_mlp_adapter(x)
+
+    def is_identity(self, x: Tensor) -> bool:
+        """Whether the hooks leave the tokens x (B, L, D) as they are, to the last bit."""
+        return torch.equal(self.pre_attn(x), x) and torch.equal(self.pre_mlp(x), x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +81,8 @@ class TextAdapterConfig:
     def block(self, dim: int) -> TextBlock:
         """One TextBlock with adapters where `placement` says."""
 
-        def adapter(place: str) -> TextAdapter | None:
-            wanted = self.placement in (place, "both")
+        def adapter(hook: str) -> TextAdapter | None:
+            wanted = self.placement in (hook, "both")
             return (
                 TextAdapter(dim, self.width or dim * 3 // 4, identity=self.identity_init) if wanted else None
             )
@@ -88,40 +94,58 @@ class Prompts(NamedTuple):
     """Prompts on their way through the tower."""
 
     hidden: Tensor  # (B, L, D); (B, 1, D) once only the pooled token is left
-    end: Tensor  # (B,) int64, the place of the pooled token among the L
+    end: Tensor  # (B,) int64, the position of the pooled token among the L
     block: int  # the block that comes next, or is under way
     attended: bool  # whether that block's attention is done
 
 
 class TextTower:
-    """The text tower of an open_clip model, with the TextBlocks in `added`. It owns no weights.
+    """The text tower of an open_clip model, with the TextBlocks in `added`, if any. It owns no weights.
 
     Raises VactkError when `added` holds adapters and the tower does not read from left to right up to a
     pooled token, as CLIP's own does.
     """
 
-    def __init__(self, clip: Any, added: nn.ModuleList) -> None:
+    LAYERS = re.compile(r"transformer\.resblocks\.(\d+)\.")
+    BELOW = re.compile(r"\b(positional_embedding|token_embedding)")
+
+    def __init__(self, clip: Any, added: nn.ModuleList | None = None) -> None:
         self.clip = clip
-        self.added = added
         apart = hasattr(clip, "text")  # CustomTextCLIP
         self.tower = clip.text if apart else clip
+        self.blocks = [OpenClipBlock(block) for block in self.tower.transformer.resblocks]
+        self.added = nn.ModuleList(TextBlock() for _ in self.blocks) if added is None else added
         pool = clip.text.pool_type if apart else clip.text_pool_type
         self.is_causal = pool == "argmax" and self.tower.attn_mask is not None
-        self.is_plain = not any(True for _ in added.parameters())
+        self.is_plain = not any(True for _ in self.added.parameters())
         if not self.is_causal and not self.is_plain:
             raise VactkError(f"text adapters need a causal text tower with end-of-text pooling, not '{pool}'")
 
     @property
-    def blocks(self) -> nn.ModuleList:
-        """CLIP's own residual blocks."""
-        return cast(nn.ModuleList, self.tower.transformer.resblocks)
+    def width(self) -> int:
+        """Channels of a token."""
+        return int(self.tower.ln_final.weight.shape[0])
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens; the highest one ends a text."""
+        return int(self.tower.token_embedding.weight.shape[0])
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens that a text can have, start and end among them."""
+        return int(self.clip.context_length)
+
+    def final_norm(self, x: Tensor) -> Tensor:
+        """The norm after the last block. (B, L, D) -> the same shape"""
+        return self.tower.ln_final(x)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """tokens (B, L) int64 -> (B, E), not normalised. Prompts may be cut (`trim`) where the tower is causal.
 
         Without adapters and with the whole context, this is open_clip's own forward pass, to the last bit.
         """
-        if not self.is_causal or (self.is_plain and tokens.shape[1] == self.clip.context_length):
+        if not self.is_causal or (self.is_plain and tokens.shape[1] == self.context_length):
             return self.clip.encode_text(tokens)
         return self.pool(self.finish(self.start(tokens)))
 
@@ -170,34 +194,78 @@ class TextTower:
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
     def _attend(self, prompts: Prompts, keep_all: bool) -> Prompts:
-        block: Any = self.blocks[prompts.block]
+        block = self.blocks[prompts.block]
         x = cast(TextBlock, self.added[prompts.block]).pre_attn(prompts.hidden)
-        length = x.shape[1]
         is_last = prompts.block == len(self.blocks) - 1
-        if is_last and not keep_all and isinstance(block.attn, nn.MultiheadAttention):
+        if is_last and not keep_all and block.is_standard:
             pooled = _take(x, prompts.end)[:, None]
-            x = pooled + block.ls_1(_attend_at_end(block, block.ln_1(x), prompts.end))
+            attended = _attend_at_end(block, block.norm_attention(x), prompts.end)
+            x = pooled + block.scale_attention(attended)
             return Prompts(x, torch.zeros_like(prompts.end), prompts.block, True)
-        mask = self.tower.attn_mask[:length, :length]
-        if isinstance(block.attn, nn.MultiheadAttention):
-            x = x + block.ls_1(block.attention(q_x=block.ln_1(x), attn_mask=mask))
-        else:  # open_clip's custom block
-            x = x + block.ls_1(block.ln_attn(block.attn(block.ln_1(x), attn_mask=mask.to(x.dtype))))
+        x = x + block.scale_attention(self._self_attend(block, block.norm_attention(x)))
         return Prompts(x, prompts.end, prompts.block, True)
 
+    def _self_attend(self, block: OpenClipBlock, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        return block.self_attend(x, self.tower.attn_mask[:length, :length])
+
     def _mlp(self, prompts: Prompts) -> Prompts:
-        block: Any = self.blocks[prompts.block]
         x = cast(TextBlock, self.added[prompts.block]).pre_mlp(prompts.hidden)
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = x + self.blocks[prompts.block].mlp(x)
         return Prompts(x, prompts.end, prompts.block + 1, False)
 
 
-def _take(x: Tensor, places: Tensor) -> Tensor:
-    """One token of each row. x (B, L, D), places (B,) -> (B, D)"""
-    return x[torch.arange(x.shape[0], device=x.device), places]
+class TraceableTextTower(nn.Module):
+    """A causal text tower as a module that holds its weights alone, in one graph for texts of any length."""
+
+    def __init__(self, text: TextTower) -> None:
+        super().__init__()
+        tower = text.tower
+        self.added = text.added
+        self.token_embedding, self.transformer = tower.token_embedding, tower.transformer
+        self.ln_final, self.text_projection = tower.ln_final, tower.text_projection
+        self.positional_embedding = tower.positional_embedding
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, L) int64 -> (B, E), not normalised; L need only hold the longest text."""
+        tower = _BatchFirstTextTower(self._at_length(tokens), self.added)
+        return tower.pool(tower.finish(tower.start(tokens)))
+
+    def _at_length(self, tokens: Tensor) -> SimpleNamespace:
+        """The tower cut to the length of `tokens`; slicing would tie the graph to lengths below the whole."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return SimpleNamespace(
+            token_embedding=self.token_embedding,
+            transformer=self.transformer,
+            ln_final=self.ln_final,
+            text_projection=self.text_projection,
+            positional_embedding=self.positional_embedding[positions],
+            attn_mask=positions <= positions[:, None],  # (L, L), true where a token may look
+            text_pool_type="argmax",
+        )
 
 
-def _attend_at_end(block: Any, x: Tensor, end: Tensor) -> Tensor:
+class _BatchFirstTextTower(TextTower):
+    """TextTower with attention on batch-first tensors, and a mask that is true where a token may look.
+
+    nn.MultiheadAttention turns tensors first, which ONNX Runtime 1.31 does not survive in float16.
+    """
+
+    def _self_attend(self, block: OpenClipBlock, x: Tensor) -> Tensor:
+        return cross_attend(block, x, x, mask=self.tower.attn_mask)
+
+
+def layer_number(name: str) -> int | None:
+    """The block that a parameter of a text tower belongs to, by its name: -1 below all, None above them."""
+    return find_layer(name, {TextTower.LAYERS: TextTower.BELOW})
+
+
+def _take(x: Tensor, positions: Tensor) -> Tensor:
+    """One token of each row. x (B, L, D), positions (B,) -> (B, D)"""
+    return x[torch.arange(x.shape[0], device=x.device), positions]
+
+
+def _attend_at_end(block: OpenClipBlock, x: Tensor, end: Tensor) -> Tensor:
     """Self-attention of the tokens at `end` to those up to it. x (B, L, D), end (B,) -> (B, 1, D)"""
     seen = torch.arange(x.shape[1], device=x.device) <= end[:, None]  # (B, L)
     return cross_attend(block, _take(x, end)[:, None], x, mask=seen[:, None, None])

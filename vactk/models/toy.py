@@ -1,7 +1,7 @@
-"""The toy CLIP that vactk brings: it has seen still pictures of the world of `shapes`, and nothing else.
+"""The toy CLIP of the package, trained on still images of the world of `shapes`.
 
-Its file holds the embeddings of the tokens that occurred in training; the others are drawn as they were
-before it, so that words it never met mean something different each, and nothing in particular.
+Its file holds the embeddings of the tokens that occurred in training; all others keep their random initial values,
+redrawn from the seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def toy_config() -> dict[str, Any]:
 
 
 def toy_state_dict(path: Path | None = None) -> dict[str, Tensor]:
-    """All weights of the toy CLIP in float32, from `path` or the file in the package."""
+    """Load all weights of the toy CLIP in float32, from `path` or the file in the package."""
     tensors = read_tensors(_file("toy.safetensors") if path is None else path)
     table = initial_embedding()
     table[tensors.pop(ROWS).long()] = tensors.pop(VALUES).float()
@@ -36,7 +36,7 @@ def toy_state_dict(path: Path | None = None) -> dict[str, Tensor]:
 
 
 def save_toy(path: Path, state: dict[str, Tensor]) -> None:
-    """Write what `toy_state_dict` reads: half precision, and only the token embeddings that were trained."""
+    """Write a file for `toy_state_dict`: half precision, and only the token embeddings that were trained."""
     changed = (state[EMBEDDING] != initial_embedding()).any(dim=1).nonzero()[:, 0]
     tensors = {name: tensor.half() for name, tensor in state.items() if name != EMBEDDING}
     tensors[ROWS], tensors[VALUES] = changed.int(), state[EMBEDDING][changed].half()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vactk.models.attention import ResidualBlock
 from vactk.models.temporal.adapters import FrameAdapter
 from vactk.models.temporal.block import TemporalBlock
-from vactk.models.text_tower import TextBlock, TextTower
+from vactk.models.text_tower import TextTower
+from vactk.models.vision_tower import VisionTower, residual_block, vision_tower
 
 
 class VideoFeatures(NamedTuple):
-    """What the vision tower makes of B videos of T frames."""
+    """Outputs of the vision tower for B videos of T frames."""
 
     frames: Tensor  # (B, T, E): every frame's embedding, not normalised
-    pooled: Tensor  # (B, D): ln_post of the mean class token, before the projection into CLIP's space
+    pooled: Tensor  # (B, D): the tower's `pool_video`, before the projection into CLIP's space
 
 
 class VideoCLIP(nn.Module):
@@ -42,9 +44,7 @@ class VideoCLIP(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.temporal = temporal
-        if text_adapters is None:
-            text_adapters = nn.ModuleList(TextBlock() for _ in TextTower(backbone, nn.ModuleList()).blocks)
-        self.text_adapters = text_adapters
+        self.text_adapters = TextTower(backbone).added if text_adapters is None else text_adapters
         self.frame_adapter = frame_adapter
         self.gradient_checkpointing = gradient_checkpointing
 
@@ -54,13 +54,18 @@ class VideoCLIP(nn.Module):
         return cast(Tensor, self.backbone.logit_scale).exp()
 
     @property
+    def vision(self) -> VisionTower:
+        """The vision tower, without what was added to it."""
+        return vision_tower(self.backbone)
+
+    @property
     def text(self) -> TextTower:
         """The text tower with its adapters."""
         return TextTower(self.backbone, self.text_adapters)
 
     def unused_parameters(self) -> Iterator[nn.Parameter]:
         """Added parameters that no output depends on, however they are set."""
-        if reads_class_token(cast(Any, self.backbone).visual):
+        if self.vision.reads_class_token:
             yield from cast(TemporalBlock, self.temporal[-1]).unused_by_class_token()
 
     def encode_video(self, video: Tensor) -> Tensor:
@@ -73,48 +78,30 @@ class VideoCLIP(nn.Module):
 
     def video_features(self, video: Tensor) -> VideoFeatures:
         """video (B, T, 3, H, W), normalised colours -> frames (B, T, E) and pooled (B, D)."""
-        visual = cast(Any, self.backbone).visual
-        num_frames = video.shape[1]
-        x = visual._embeds(video.flatten(0, 1))  # (B*T, N, D)
-        last = visual.transformer.resblocks[-1]
-        for block, added in zip(visual.transformer.resblocks, self.temporal, strict=True):
-            num_queries = 1 if block is last and reads_class_token(visual) else x.shape[1]
+        tower, num_frames = self.vision, video.shape[1]
+        x = tower.embed(video.flatten(0, 1))  # (B*T, N, D)
+        last = len(tower.blocks) - 1
+        for number, (block, added) in enumerate(zip(tower.blocks, self.temporal, strict=True)):
+            num_queries = 1 if number == last and tower.reads_class_token else x.shape[1]
             x = self._run_block(block, cast(TemporalBlock, added), x, num_frames, num_queries)
-        embeddings, _ = visual._pool(x)
-        if visual.proj is not None:
-            embeddings = embeddings @ visual.proj
-        class_tokens = x[:, 0].unflatten(0, (-1, num_frames))  # (B, T, D)
-        frames = embeddings.unflatten(0, (-1, num_frames))  # (B, T, E)
+        frames = tower.pool(x).unflatten(0, (-1, num_frames))  # (B, T, E)
         if self.frame_adapter is not None:
             frames = self.frame_adapter(frames)
-        return VideoFeatures(frames, visual.ln_post(class_tokens.mean(dim=1)))
+        return VideoFeatures(frames, tower.pool_video(x, num_frames))
 
     def _run_block(
-        self, block: nn.Module, added: TemporalBlock, x: Tensor, num_frames: int, num_queries: int
+        self, block: ResidualBlock, added: TemporalBlock, x: Tensor, num_frames: int, num_queries: int
     ) -> Tensor:
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(residual_block, block, added, x, num_frames, num_queries, use_reentrant=False)
         return residual_block(block, added, x, num_frames, num_queries)
 
 
-def residual_block(block: Any, added: TemporalBlock, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
-    """open_clip's residual block with the hooks of `added`. x (B*T, N, D) -> (B*T, num_queries, D)"""
-    x = added.pre_attn(x, num_frames)
-    attended = added.attention(block, block.ln_1(x), num_frames, num_queries)
-    x = added.pre_mlp(x[:, :num_queries] + block.ls_1(attended), num_frames)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def reads_class_token(visual: Any) -> bool:
-    """Whether the class token is all that an open_clip tower reads of its last block."""
-    return visual.attn_pool is None and visual.pool_type == "tok"
-
-
 Similarity = Literal["video", "frames"]
 
 
 def pool_frames(frames: Tensor, similarity: Similarity) -> Tensor:
-    """What the similarity to a text is taken with, by a dot product. frames (B, T, E) -> (B, E)
+    """Pool frame embeddings to the vector whose dot product with a text's is the similarity. (B, T, E) -> (B, E)
 
     "video": the mean embedding, at unit norm (M2-CLIP). "frames": the mean of embeddings of unit norm, so that
     the dot product is the mean over frames of their cosine similarities (Open-VCLIP).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,9 +16,10 @@ from vactk.models.temporal.adapters import FrameAdapterConfig, NoTemporal
 from vactk.models.temporal.registry import TEMPORAL, TemporalConfig
 from vactk.models.text_tower import TextAdapterConfig, TextTower
 from vactk.models.video_clip import Similarity, VideoCLIP
+from vactk.models.vision_tower import vision_tower
 from vactk.weights.safetensors_file import fingerprint
 
-TOWERS = ("vision", "text", "scale")  # the parts of CLIP; "scale" is its temperature
+TOWERS = ("vision", "text", "scale")  # what can be trained of CLIP; "scale" is its temperature
 ADDED = ("temporal", "text_adapters", "frame_adapter")
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """The heads of a model: what they tell apart, and how they are built."""
+    """The heads of a model: their outputs' names, and how they are built."""
 
     classes: tuple[str, ...] = ()  # of the class head, in the order of its outputs
     class_head: bool = False
@@ -52,7 +53,7 @@ class Heads:
 
 
 def unnamed(num_classes: int) -> tuple[str, ...]:
-    """What stands for the classes of a head that came without their names: their numbers."""
+    """Return class numbers as text, the names of a head's classes where they are not known."""
     return tuple(map(str, range(num_classes)))
 
 
@@ -74,7 +75,7 @@ class VideoModel:
 
     def module_dict(self) -> nn.ModuleDict:
         """Everything with weights, under the names that files use."""
-        parts: dict[str, nn.Module | None] = {
+        modules: dict[str, nn.Module | None] = {
             "clip": self.video_clip.backbone,
             "temporal": self.video_clip.temporal,
             "text_adapters": self.video_clip.text_adapters,
@@ -82,7 +83,7 @@ class VideoModel:
             "class_head": self.class_head,
             "word_head": self.word_head,
         }
-        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        return nn.ModuleDict({name: module for name, module in modules.items() if module is not None})
 
     def train(self, mode: bool) -> None:
         """Switch dropout and gradient checkpointing on or off."""
@@ -99,29 +100,20 @@ def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool 
     heads = heads or Heads()
     seed = torch.initial_seed()
     backbone = load_backbone(config.backbone, weights=weights)
-    visual = cast(Any, backbone.clip).visual
-    dim, embed_dim = visual.transformer.width, visual.output_dim
-    tower = TextTower(backbone.clip, nn.ModuleList())
-    text_dim = cast(Any, tower.tower).ln_final.weight.shape[0]
-    clip = VideoCLIP(
+    vision, text = vision_tower(backbone.clip), TextTower(backbone.clip)
+    video_clip = VideoCLIP(
         backbone.clip,
-        config.temporal.build(dim, tuple(visual.grid_size), len(visual.transformer.resblocks)),
-        config.text_adapter.build(text_dim, len(tower.blocks)),
-        config.frame_adapter.build(embed_dim),
+        config.temporal.build(vision.width, vision.grid, len(vision.blocks)),
+        config.text_adapter.build(text.width, len(text.blocks)),
+        config.frame_adapter.build(vision.embed_dim),
     )
-    class_head = ClassHead(dim, len(heads.classes), heads.dropout) if heads.class_head else None
+    class_head = ClassHead(vision.width, len(heads.classes), heads.dropout) if heads.class_head else None
     word_head = None
     if heads.vocabulary:
-        adapters = config.text_adapter.block(text_dim)
-        word_head = MaskedWordHead(text_dim, embed_dim, len(heads.vocabulary), adapters)
-    resolved = ModelConfig(
-        backbone=backbone.config,
-        temporal=config.temporal,
-        text_adapter=config.text_adapter,
-        frame_adapter=config.frame_adapter,
-        similarity=config.similarity,
-    )
-    model = VideoModel(clip, backbone, resolved, heads, class_head, word_head)
+        adapters = config.text_adapter.block(text.width)
+        word_head = MaskedWordHead(text.width, vision.embed_dim, len(heads.vocabulary), adapters)
+    resolved = replace(config, backbone=backbone.config)
+    model = VideoModel(video_clip, backbone, resolved, heads, class_head, word_head)
     model.train(False)
     if not weights:
         return model
@@ -130,12 +122,12 @@ def new_model(config: ModelConfig, heads: Heads | None = None, *, weights: bool 
 
 
 def added_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Those that were added inside CLIP's towers: neither CLIP's own nor a head's."""
+    """Keep the tensors that were added inside CLIP's towers: neither CLIP's own nor a head's."""
     return {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in ADDED}
 
 
-def part_of_clip(name: str) -> str | None:
-    """The part of CLIP that a tensor belongs to, "vision", "text" or "scale"; None for what was added."""
+def clip_tower_of(name: str) -> str | None:
+    """The entry of TOWERS that a tensor belongs to by its name in files; None for what was added to CLIP."""
     if not name.startswith("clip."):
         return None
     if name in ("clip.logit_scale", "clip.logit_bias"):

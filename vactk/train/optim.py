@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +11,10 @@ import torch
 from torch import nn
 
 from vactk.errors import VactkError
+from vactk.models import text_tower, vision_tower
+from vactk.models.video_model import clip_tower_of
 
-_BLOCK = re.compile(r"clip\..*transformer\.resblocks\.(\d+)\.")
-_BELOW_BLOCKS = ("conv1.", "class_embedding", "positional_embedding", "token_embedding", "ln_pre.")
+LAYER_NUMBERS = {"vision": vision_tower.layer_number, "text": text_tower.layer_number}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +93,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _lr_factor(name: str, config: OptimConfig) -> float:
-    is_text = name.startswith(("text_adapters.", "word_head.adapters."))
-    if name.startswith("clip."):
-        is_text = not _is_vision(name) and name != "clip.logit_scale"
+    is_text = name.startswith(("text_adapters.", "word_head.adapters.")) or clip_tower_of(name) == "text"
     factor = config.tower_lr_factor if name.startswith("clip.") else 1.0
     return factor * (config.text_lr_factor if is_text else 1.0)
 
@@ -109,18 +107,10 @@ def _decays(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
 
 def _depths(names: Sequence[str]) -> dict[str, int]:
     """How many blocks of its tower lie above each of CLIP's parameters; 0 for everything else."""
-    number = {name: int(match.group(1)) for name in names if (match := _BLOCK.match(name))}
     depths = dict.fromkeys(names, 0)
-    for tower in (True, False):
-        members = [name for name in names if name.startswith("clip.") and _is_vision(name) == tower]
-        count = 1 + max((number[name] for name in members if name in number), default=-1)
-        for name in members:
-            if name in number:
-                depths[name] = count - 1 - number[name]
-            elif any(part in name for part in _BELOW_BLOCKS):
-                depths[name] = count
+    for tower, layer_number in LAYER_NUMBERS.items():
+        found = {name: layer_number(name) for name in names if clip_tower_of(name) == tower}
+        layers = {name: layer for name, layer in found.items() if layer is not None}
+        highest = max(layers.values(), default=-1)
+        depths |= {name: highest - layer for name, layer in layers.items()}
     return depths
-
-
-def _is_vision(name: str) -> bool:
-    return name.startswith("clip.visual.")

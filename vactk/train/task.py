@@ -20,7 +20,7 @@ from vactk.models.losses import (
     mean_cross_entropy,
 )
 from vactk.models.video_clip import pool_frames
-from vactk.models.video_model import VideoModel, part_of_clip
+from vactk.models.video_model import VideoModel, clip_tower_of
 from vactk.text.words import IGNORED
 from vactk.train.class_prompts import ClassPrompts, MaskedPrompts
 from vactk.train.descriptions import Described, DescriptionTexts
@@ -149,7 +149,7 @@ class VideoTextTask(nn.Module):
             text = self.clip.text
             through = text.hidden(tokens)
             assert self.word_head is not None
-            word_logits = self.word_head(text.tower, through.hidden, features.frames)
+            word_logits = self.word_head(text, through.hidden, features.frames)
             if masked_contrastive:
                 sample_text = F.normalize(text.pool(through), dim=-1)
         described = None
@@ -199,7 +199,7 @@ def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
     Not what no output depends on: many processes wait for every gradient.
     """
     for name, parameter in model.module_dict().named_parameters():
-        parameter.requires_grad_(part_of_clip(name) in (None, *trained))
+        parameter.requires_grad_(clip_tower_of(name) in (None, *trained))
     for parameter in model.video_clip.unused_parameters():
         parameter.requires_grad_(False)
 

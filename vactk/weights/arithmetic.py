@@ -13,14 +13,14 @@ from torch import Tensor
 from vactk.errors import VactkError
 from vactk.weights.streaming import TensorEntry, TensorReader, row_ranges
 
-Coefficients = Callable[[str], Sequence[float]]  # a tensor's name -> a weight for each part, summing to 1
+Coefficients = Callable[[str], Sequence[float]]  # a tensor's name -> a weight for each term, summing to 1
 
 
 @dataclass(frozen=True)
 class MergeTerm:
-    """One of the checkpoints that are mixed."""
+    """A checkpoint in a weighted sum."""
 
-    label: str  # what errors call it: its path
+    label: str  # its path, for errors
     source: TensorReader
 
 
@@ -39,12 +39,12 @@ def task_vector(scale: float) -> list[float]:
     return [1.0, scale, -scale]
 
 
-def check_fits(part: MergeTerm, shapes: Mapping[str, tuple[int, ...]], known: Set[str], other: str) -> None:
-    """Raises VactkError, with the names that differ, unless `part` has all of `shapes`, and no more than `known`.
+def check_fits(term: MergeTerm, shapes: Mapping[str, tuple[int, ...]], known: Set[str], other: str) -> None:
+    """Raises VactkError, with the names that differ, unless `term` has all of `shapes`, and no more than `known`.
 
     `other` is the checkpoint, or the model, that they come from.
     """
-    own = part.source.entries
+    own = term.source.entries
     differing = [
         f"{name} {own[name].shape} instead of {shapes[name]}"
         for name in sorted(own.keys() & shapes.keys())
@@ -54,51 +54,51 @@ def check_fits(part: MergeTerm, shapes: Mapping[str, tuple[int, ...]], known: Se
         f"{kind}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for kind, names in (
             (f"only in {other}", sorted(shapes.keys() - own.keys())),
-            (f"only in '{part.label}'", sorted(own.keys() - known)),
+            (f"only in '{term.label}'", sorted(own.keys() - known)),
             ("other shape", differing),
         )
         if names
     ]
     if problems:
         raise VactkError(
-            f"the architectures of {other} and '{part.label}' do not match; {'; '.join(problems)}"
+            f"the architectures of {other} and '{term.label}' do not match; {'; '.join(problems)}"
         )
 
 
 def mixed_entries(
-    parts: Sequence[MergeTerm], names: Sequence[str], coefficients: Coefficients
+    terms: Sequence[MergeTerm], names: Sequence[str], coefficients: Coefficients
 ) -> dict[str, TensorEntry]:
-    """Shapes and types of the mixed tensors: of different types the one that holds both."""
+    """Return shapes and types of the mixed tensors: of different types the wider one."""
     entries = {}
     for name in names:
-        used = [part.source.entries[name] for part, _ in _used(parts, name, coefficients)]
+        used = [term.source.entries[name] for term, _ in _used(terms, name, coefficients)]
         entries[name] = TensorEntry(_widest(entry.dtype for entry in used), used[0].shape)
     return entries
 
 
-def mixed_rows(parts: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> Iterator[Tensor]:
+def mixed_rows(terms: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> Iterator[Tensor]:
     """The mixed tensor `name`, some rows at a time.
 
-    Where all parts agree the result is theirs to the last bit. Raises VactkError for values that are not
+    Where all terms agree the result is theirs to the last bit. Raises VactkError for values that are not
     finite, and for whole numbers that differ.
     """
-    used = _used(parts, name, coefficients)
+    used = _used(terms, name, coefficients)
     first = used[0][0].source.entries[name]
     for start, stop in row_ranges(first):
-        rows = [part.source.read(name, start, stop) for part, _ in used]
-        yield _sum(name, rows, [weight for _, weight in used], [part.label for part, _ in used])
+        rows = [term.source.read(name, start, stop) for term, _ in used]
+        yield _sum(name, rows, [weight for _, weight in used], [term.label for term, _ in used])
 
 
-def mixed_tensor(parts: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> Tensor:
+def mixed_tensor(terms: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> Tensor:
     """The mixed tensor `name`, whole. Raises VactkError as `mixed_rows`."""
-    pieces = list(mixed_rows(parts, name, coefficients))
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    chunks = list(mixed_rows(terms, name, coefficients))
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
 
-def _used(parts: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> list[tuple[MergeTerm, float]]:
+def _used(terms: Sequence[MergeTerm], name: str, coefficients: Coefficients) -> list[tuple[MergeTerm, float]]:
     return [
-        (part, weight) for part, weight in zip(parts, coefficients(name), strict=True) if weight != 0
-    ] or [(parts[0], 1.0)]
+        (term, weight) for term, weight in zip(terms, coefficients(name), strict=True) if weight != 0
+    ] or [(terms[0], 1.0)]
 
 
 def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
@@ -127,7 +127,7 @@ def _sum(name: str, rows: list[Tensor], weights: list[float], labels: list[str])
 
 
 def select(coefficients: Sequence[float], present: Mapping[int, bool]) -> list[float]:
-    """Weights of the parts that are there, scaled to sum to 1; equal ones where all of those are 0."""
+    """Return the weights of the terms that are present, scaled to sum to 1; equal ones where all of them are 0."""
     kept = [weight if present[i] else 0.0 for i, weight in enumerate(coefficients)]
     total = sum(kept)
     if total == 0:

@@ -49,7 +49,7 @@ _MESSAGES = ("message_fc", "message_ln", "message_attn.out_proj")
 _LAYER = re.compile(r"(text_model|vision_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _PROJECTION = re.compile(r"(self|message)_attn\.([qkv])_proj")
 
-# parts of X-CLIP that have no place in vactk; buffers that say nothing
+# modules of X-CLIP that vactk lacks; buffers without information
 XCLIP_PARTS = ("mit.", "prompts_generator.", "prompts_visual_layernorm.", "prompts_visual_projection")
 BUFFERS = (".position_ids",)
 
@@ -109,7 +109,7 @@ def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def name_for_huggingface(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A plain CLIP's tensors under the names of vactk's checkpoints, as those of a `CLIPModel`.
 
-    Raises ValueError for a tensor that has no place there.
+    Raises ValueError for a tensor that it lacks.
     """
     plain = {ours: theirs for theirs, ours in _PLAIN.items()}
     turned = {ours: theirs for theirs, ours in _TURNED.items()}
@@ -138,7 +138,7 @@ def _layer_for_huggingface(name: str, tensor: Tensor) -> dict[str, Tensor]:
             kind = leaf.removeprefix("in_proj_")
             chunks = zip("qkv", tensor.chunk(3), strict=True)
             return {f"{start}.self_attn.{which}_proj.{kind}": chunk.clone() for which, chunk in chunks}
-    raise ValueError(f"a CLIPModel has no place for '{name}'")
+    raise ValueError(f"a CLIPModel has no tensor for '{name}'")
 
 
 def left_out_knowingly(name: str) -> bool:
@@ -163,7 +163,7 @@ def read_architecture(config: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
             f"its activations are {vision['hidden_act']} and {text['hidden_act']}; both must be quick_gelu or gelu"
         )
     if vision["num_channels"] != 3:
-        raise VactkError(f"its pictures have {vision['num_channels']} channels instead of 3")
+        raise VactkError(f"its images have {vision['num_channels']} channels instead of 3")
     if text["eos_token_id"] not in (OLD_EOS, text["vocab_size"] - 1):
         raise VactkError(f"its texts end with token {text['eos_token_id']}, which is not the highest one")
     model = {

@@ -36,12 +36,18 @@ class WeightsFolder:
     config: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
 
-    def read(self) -> dict[str, Tensor]:
-        """All tensors. Raises VactkError where their files are absent or damaged."""
+    @property
+    def file(self) -> Path:
+        """The file of weights, or the index of several. Raises VactkError where there is none."""
         name = OPEN_CLIP_CONFIG if self.kind == "open_clip" else HUGGINGFACE_CONFIG
         found = next((self.path / file for file in WEIGHTS[name] if (self.path / file).is_file()), None)
         if found is None:
             raise VactkError(f"there are no weights in '{self.path}', such as {WEIGHTS[name][0]}")
+        return found
+
+    def read(self) -> dict[str, Tensor]:
+        """Read all tensors. Raises VactkError where their files are absent or damaged."""
+        found = self.file
         if found.suffix != ".json":
             return read_state_dict(found)
         shards = sorted(set(_read_json(found).get("weight_map", {}).values()))

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vactk.config import parse_json
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.files.atomic import atomic_path
 
 METADATA_KEY = "vactk"  # safetensors metadata map text to text: ours is one entry of JSON
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Tensors and JSON-able metadata into one safetensors file. Raises VactkError as `atomic_path` does."""
+    """Save tensors and JSON-able metadata in one safetensors file. Raises VactkError as `atomic_path` does."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         temporary.touch()
@@ -43,7 +43,7 @@ def has_metadata(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `save_tensors` was told about a file, without reading its tensors.
+    """Read the metadata that `save_tensors` wrote, and no tensors.
 
     Raises VactkError when the file is absent, damaged, or not one of vactk's.
     """
@@ -67,7 +67,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file. Raises VactkError when it is absent or damaged."""
+    """Read all tensors of a safetensors file. Raises VactkError when it is absent or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -126,5 +126,4 @@ def unreadable(path: Path, error: Exception) -> VactkError:
         return VactkError(f"there is no file '{path}'")
     if path.is_dir():
         return VactkError(f"'{path}' is a folder, not a weights file")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return VactkError(f"'{path}' is damaged or not a safetensors file ({reason})")
+    return VactkError(f"'{path}' is damaged or not a safetensors file ({first_line(error)})")

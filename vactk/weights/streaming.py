@@ -1,4 +1,4 @@
-"""Tensors that are read and written a few rows at a time, so that files larger than the memory can be mixed."""
+"""Tensors that are read and written a few rows at a time, so that files larger than memory can be merged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHUNK_BYTES = 8 * 2**20  # rows read at a time
 
 
 class TensorEntry(NamedTuple):
-    """What is known of a tensor without its values."""
+    """Type and shape of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -44,7 +44,7 @@ class TensorReader(Protocol):
 
     @property
     def entries(self) -> Mapping[str, TensorEntry]:
-        """What is there."""
+        """Type and shape of every tensor."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """The rows from `start` to `stop` of a tensor; a scalar whole."""
@@ -128,7 +128,7 @@ def write_tensors(
     rows: Callable[[str], Iterable[Tensor]],
     metadata: Mapping[str, str],
 ) -> None:
-    """A safetensors file whose tensors come piece by piece: `rows(name)` gives a tensor's values in order.
+    """Write a safetensors file whose tensors come in chunks: `rows(name)` gives a tensor's values in order.
 
     The library can only write what is in memory, so the format is written here: the length of the header, the
     header, the values. Nothing is left behind when something goes wrong; raises VactkError as `atomic_path`.

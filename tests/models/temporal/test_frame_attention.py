@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import vactk.torchvision_ops  # noqa: F401
 from vactk.errors import VactkError
+from vactk.models.attention import OpenClipBlock
 from vactk.models.temporal.adapters import NoTemporal
 from vactk.models.temporal.block import TemporalBlock
 from vactk.models.temporal.frame_attention import (
@@ -16,7 +17,8 @@ from vactk.models.temporal.frame_attention import (
     NeighbourAttention,
     NeighbourAttentionConfig,
 )
-from vactk.models.video_clip import VideoCLIP, residual_block
+from vactk.models.video_clip import VideoCLIP
+from vactk.models.vision_tower import residual_block
 
 # isort: split
 from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock
@@ -81,9 +83,9 @@ def test_attention_is_the_formula_for_any_number_of_frames(num_frames, window, z
     module = NeighbourAttention(window, zeros=zeros)
     with torch.no_grad():
         expected = slowly(block, x, num_frames, window, zeros=zeros)
-        torch.testing.assert_close(module.attention(block, x, num_frames, TOKENS), expected)
+        torch.testing.assert_close(module.attention(OpenClipBlock(block), x, num_frames, TOKENS), expected)
         for queries in (1, 3):
-            some = module.attention(block, x, num_frames, num_queries=queries)
+            some = module.attention(OpenClipBlock(block), x, num_frames, num_queries=queries)
             torch.testing.assert_close(some, expected[:, :queries])
 
 
@@ -93,30 +95,34 @@ def test_open_clips_custom_blocks(parts, zeros):
     block = make_block(parts)
     x = torch.randn(2 * 3, TOKENS, DIM)
     with torch.no_grad():
-        found = NeighbourAttention(1, zeros=zeros).attention(block, x, 3, TOKENS)
+        found = NeighbourAttention(1, zeros=zeros).attention(OpenClipBlock(block), x, 3, TOKENS)
         torch.testing.assert_close(found, slowly(block, x, 3, 1, zeros=zeros))
 
 
 def test_scaled_cosine_attention_is_refused():
     block = make_block({"scale_cosine_attn": True})
     with pytest.raises(VactkError, match="scaled cosine attention; choose another --backbone"):
-        NeighbourAttention().attention(block, torch.randn(2, TOKENS, DIM), 2, TOKENS)
+        NeighbourAttention().attention(OpenClipBlock(block), torch.randn(2, TOKENS, DIM), 2, TOKENS)
 
 
 @pytest.mark.parametrize("custom", [None, CUSTOM])
 def test_a_single_frame_with_masked_ends_is_open_clips_attention(custom):
     block = make_block(custom)
     x = torch.randn(4, TOKENS, DIM)
-    expected = TemporalBlock().attention(block, x, 1, TOKENS)
-    torch.testing.assert_close(NeighbourAttention(2, zeros=False).attention(block, x, 1, TOKENS), expected)
+    expected = TemporalBlock().attention(OpenClipBlock(block), x, 1, TOKENS)
+    torch.testing.assert_close(
+        NeighbourAttention(2, zeros=False).attention(OpenClipBlock(block), x, 1, TOKENS), expected
+    )
 
 
 def test_frames_that_are_all_alike_see_nothing_new_when_ends_are_masked():
     block = make_block()
     x = torch.randn(1, TOKENS, DIM).expand(6, -1, -1)
-    expected = TemporalBlock().attention(block, x, 6, TOKENS)
-    torch.testing.assert_close(NeighbourAttention(2, zeros=False).attention(block, x, 6, TOKENS), expected)
-    ends = NeighbourAttention(2).attention(block, x, 6, TOKENS)
+    expected = TemporalBlock().attention(OpenClipBlock(block), x, 6, TOKENS)
+    torch.testing.assert_close(
+        NeighbourAttention(2, zeros=False).attention(OpenClipBlock(block), x, 6, TOKENS), expected
+    )
+    ends = NeighbourAttention(2).attention(OpenClipBlock(block), x, 6, TOKENS)
     torch.testing.assert_close(ends[2:4], expected[2:4])
     assert (ends[0] - expected[0]).abs().max() > 1e-3
 
@@ -125,7 +131,7 @@ def test_frames_that_are_all_alike_see_nothing_new_when_ends_are_masked():
 def test_a_frame_sees_its_neighbours_and_nothing_further(window):
     block = make_block()
     x = torch.randn(7, TOKENS, DIM, requires_grad=True)
-    NeighbourAttention(window).attention(block, x, 7, TOKENS)[3].sum().backward()
+    NeighbourAttention(window).attention(OpenClipBlock(block), x, 7, TOKENS)[3].sum().backward()
     seen = [i for i, frame in enumerate(x.grad) if frame.abs().max() > 0]
     assert seen == list(range(3 - window, 3 + window + 1))
 
@@ -135,7 +141,7 @@ def test_gradients_are_the_formulas():
     x = torch.randn(2 * 4, TOKENS, DIM, dtype=torch.float64)
     gradients = []
     for call in (
-        lambda: NeighbourAttention(1).attention(block, x, 4, TOKENS),
+        lambda: NeighbourAttention(1).attention(OpenClipBlock(block), x, 4, TOKENS),
         lambda: slowly(block, x, 4, 1, zeros=True),
     ):
         block.zero_grad()
@@ -149,7 +155,7 @@ def test_half_precision_runs_and_agrees_roughly():
     block = make_block()
     x = torch.randn(6, TOKENS, DIM)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = NeighbourAttention(1).attention(block, x, 3, TOKENS)
+        found = NeighbourAttention(1).attention(OpenClipBlock(block), x, 3, TOKENS)
     torch.testing.assert_close(found.float(), slowly(block, x, 3, 1, zeros=True), rtol=0.1, atol=0.1)
 
 
@@ -194,7 +200,9 @@ def test_cross_frame_messages_against_the_formula():
             longer = longer + block.attention(block.ln_1(longer))
             frames = longer[:, :TOKENS]
             expected.append(frames + block.mlp(block.ln_2(frames)))
-        torch.testing.assert_close(residual_block(block, module, x, 3, TOKENS), torch.cat(expected))
+        torch.testing.assert_close(
+            residual_block(OpenClipBlock(block), module, x, 3, TOKENS), torch.cat(expected)
+        )
 
 
 @pytest.mark.parametrize(

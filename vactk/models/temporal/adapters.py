@@ -1,4 +1,4 @@
-"""What makes an image CLIP see motion: modules at three places of every residual block of its vision tower.
+"""Adapters over time, before attention or before the MLP of a residual block, and on frame embeddings.
 
 Tokens are (B*T, 1+H*W, D), frames of a video contiguous, the class token first. Every module here starts as
 the identity, so that a new model equals its CLIP to the last bit.
@@ -84,7 +84,7 @@ class TEDAdapter(nn.Module):
         frames = patches.unflatten(0, (-1, num_frames))  # (B, T, H*W, width)
         change = F.pad(frames[:, 1:] - frames[:, :-1], (0, 0, 0, 0, 1, 0))  # the first frame's is 0
         image = (change + self.diff_down.bias).flatten(0, 1).unflatten(1, self.grid)  # (B*T, H, W, width)
-        # a picture seen as channels-last: no copy, and the fast kernel
+        # an image in channels-last: no copy, and the fast kernel
         return self.diff_conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
 
 
@@ -122,11 +122,9 @@ class TimeConv(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """x (B*T, N, C) -> the same shape."""
         width, _, kernel_size = self.weight.shape
-        # frames x tokens as a picture, channels-last: it needs no copy, and costs a third of a Conv1d
-        picture = x.unflatten(0, (-1, num_frames)).permute(0, 3, 1, 2)  # (B, C, T, N)
-        out = F.conv2d(
-            picture, self.weight[..., None], self.bias, padding=(kernel_size // 2, 0), groups=width
-        )
+        # frames x tokens as an image, channels-last: it needs no copy, and costs a third of a Conv1d
+        image = x.unflatten(0, (-1, num_frames)).permute(0, 3, 1, 2)  # (B, C, T, N)
+        out = F.conv2d(image, self.weight[..., None], self.bias, padding=(kernel_size // 2, 0), groups=width)
         return out.permute(0, 2, 3, 1).flatten(0, 1)
 
 
@@ -147,8 +145,8 @@ class AdapterBlock(TemporalBlock):
     def unused_by_class_token(self) -> Iterator[nn.Parameter]:
         adapter = self.pre_mlp_adapter
         if isinstance(adapter, TEDAdapter):
-            for part in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):
-                yield from part.parameters()
+            for module in (adapter.diff_down, adapter.diff_conv, adapter.diff_up):
+                yield from module.parameters()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +172,7 @@ class NoTemporal:
     """Frames apart, as CLIP sees them."""
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         return nn.ModuleList(TemporalBlock() for _ in range(num_blocks))
 
 
@@ -187,7 +185,7 @@ class STAdapterConfig:
     layers: tuple[int, ...] = ()  # blocks that carry an adapter, negative from the end; empty: all
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         width, chosen = _checked(self, dim, num_blocks)
         return nn.ModuleList(
             AdapterBlock(STAdapter(dim, width, self.kernel_size), None) if i in chosen else TemporalBlock()
@@ -205,11 +203,11 @@ class TEDAdapterConfig:
     placement: Literal["pre_mlp", "pre_attn", "both"] = "pre_mlp"  # "both" is the paper's 24x384
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         width, chosen = _checked(self, dim, num_blocks)
 
-        def adapter(place: str) -> TEDAdapter | None:
-            wanted = self.placement in (place, "both")
+        def adapter(hook: str) -> TEDAdapter | None:
+            wanted = self.placement in (hook, "both")
             return TEDAdapter(dim, width, grid, self.kernel_size) if wanted else None
 
         return nn.ModuleList(

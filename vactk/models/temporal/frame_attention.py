@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
-from vactk.models.attention import merge_heads, project_qkv
+from vactk.models.attention import ResidualBlock
 from vactk.models.temporal.block import TemporalBlock, chosen_layers
 
 HEAD_WIDTH = 64  # channels of an attention head in every CLIP of OpenAI's
@@ -33,12 +33,11 @@ class NeighbourAttention(TemporalBlock):
         self.window = window
         self.zeros = zeros
 
-    def attention(self, block: Any, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
+    def attention(self, block: ResidualBlock, x: Tensor, num_frames: int, num_queries: int) -> Tensor:
         queries = x if num_queries == x.shape[1] else x[:, :num_queries]
-        attended = attend_to_neighbours(
-            *project_qkv(block, queries, x), num_frames, window=self.window, zeros=self.zeros
-        )
-        return merge_heads(block, attended)
+        query, key, value = block.project_qkv(queries, x)
+        attended = attend_to_neighbours(query, key, value, num_frames, window=self.window, zeros=self.zeros)
+        return block.merge_heads(attended)
 
 
 def attend_to_neighbours(
@@ -52,11 +51,11 @@ def attend_to_neighbours(
     query, key, value = (x.unflatten(0, (-1, num_frames)) for x in (query, key, value))  # (B, T, tokens, ...)
     tokens = key.shape[2]
     cut_short = [*range(min(window, num_frames)), *range(max(window, num_frames - window), num_frames)]
-    parts = {}
+    attended = {}
     for t in cut_short:
         start, stop = max(0, t - window), min(num_frames, t + window + 1)
         missing = (2 * window + 1 - (stop - start)) * tokens if zeros else 0
-        parts[t] = _attend(
+        attended[t] = _attend(
             query[:, t], key[:, start:stop].flatten(1, 2), value[:, start:stop].flatten(1, 2), missing
         )[:, None]
     whole = num_frames - 2 * window  # frames with all their neighbours
@@ -65,9 +64,9 @@ def attend_to_neighbours(
             torch.cat([x[:, i : i + whole] for i in range(2 * window + 1)], dim=2).flatten(0, 1)
             for x in (key, value)
         )
-        attended = _attend(query[:, window : window + whole].flatten(0, 1), near_keys, near_values, 0)
-        parts[window] = attended.unflatten(0, (-1, whole))  # (B, whole, Q, heads, C)
-    return torch.cat([parts[t] for t in sorted(parts)], dim=1).flatten(0, 1)
+        inner = _attend(query[:, window : window + whole].flatten(0, 1), near_keys, near_values, 0)
+        attended[window] = inner.unflatten(0, (-1, whole))  # (B, whole, Q, heads, C)
+    return torch.cat([attended[t] for t in sorted(attended)], dim=1).flatten(0, 1)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, zero_tokens: int) -> Tensor:
@@ -109,7 +108,7 @@ class NeighbourAttentionConfig:
     """Open-VCLIP's attention: every frame also attends to its neighbours. Adds no parameters."""
 
     window: int = 1  # frames seen on either side, 1 to 3
-    ends: Literal["zeros", "masked"] = "zeros"  # what lies beyond the clip; published weights need zeros
+    ends: Literal["zeros", "masked"] = "zeros"  # frames beyond both ends; published weights need zeros
     layers: tuple[int, ...] = ()  # blocks that attend so, negative from the end; empty: all
 
     def __post_init__(self) -> None:
@@ -117,7 +116,7 @@ class NeighbourAttentionConfig:
             raise VactkError(f"the window of neighbour_attention must be 1, 2 or 3 frames, got {self.window}")
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         chosen = chosen_layers(self.layers, num_blocks)
         return nn.ModuleList(
             NeighbourAttention(self.window, zeros=self.ends == "zeros") if i in chosen else TemporalBlock()
@@ -133,7 +132,7 @@ class CrossFrameAttentionConfig:
     layers: tuple[int, ...] = ()  # blocks that exchange messages, negative from the end; empty: all
 
     def build(self, dim: int, grid: tuple[int, int], num_blocks: int) -> nn.ModuleList:
-        """A block of the seam for each of `num_blocks` residual blocks of width `dim`."""
+        """A TemporalBlock for each of `num_blocks` residual blocks of width `dim`."""
         heads = self.heads or max(1, dim // HEAD_WIDTH)
         if heads < 0 or dim % heads:
             raise VactkError(

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -297,7 +297,7 @@ def make_metadata(
 ) -> IndexMetadata:
     """What binds a new index. `opened_by`: what opens the model again."""
     return IndexMetadata(
-        dim=int(cast(Any, model.video_clip.backbone).visual.output_dim),
+        dim=model.video_clip.vision.embed_dim,
         fingerprint=fingerprint,
         model=opened_by,
         reading=reading.to_json(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypeVar
 
+import accelerate.utils
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
@@ -12,6 +13,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor
 
 from vactk.errors import VactkError
+
+T = TypeVar("T")
 
 
 def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
@@ -57,6 +60,23 @@ def process_state(device: str) -> PartialState:
             f"{world} processes were launched, but each would work alone on {state.device}; add --device cpu"
         )
     return state
+
+
+def num_processes() -> int:
+    """Return how many processes work together."""
+    return int(PartialState().num_processes)
+
+
+def gather_object(items: list[T]) -> list[T]:
+    """Return the lists of all processes as one, in order of their rank. All must call it; items are pickled."""
+    gathered: list[T] = accelerate.utils.gather_object(items)
+    return gathered
+
+
+def broadcast_object(value: T) -> T:
+    """Return the `value` of the main process. All must call it; it is pickled."""
+    sent: list[T] = accelerate.utils.broadcast_object_list([value])
+    return sent[0]
 
 
 def distributed_mean(total: Tensor, count: Tensor) -> Tensor:

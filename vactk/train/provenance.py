@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 import vactk
+from vactk.distributed import Accelerator
 from vactk.train.recipe import Recipe
 
 PACKAGES = (

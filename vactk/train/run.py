@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from vactk import config as settings
 from vactk.checkpoints.checkpoint import save_model
 from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
-from vactk.distributed import process_state
+from vactk.distributed import broadcast_object, process_state
 from vactk.errors import RestartError, VactkError
 from vactk.evaluate.zero_shot import Evaluation, evaluate, score_classes
 from vactk.files.atomic import write_text
@@ -59,7 +57,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
 
 def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> TrainResult:
     state = process_state(recipe.run.device)
-    (chosen,) = broadcast_object_list([str(output)])  # a name with the time in it differs between processes
+    chosen = broadcast_object(str(output))  # a name with the time in it differs between processes
     folder = RunDir(Path(chosen), is_writer=state.is_main_process)
     folder.open(recipe, resume=resume)
     finished = folder.finished()

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from vactk import config as settings
@@ -19,6 +17,7 @@ from vactk.data.class_subsets import sample_shots
 from vactk.data.records import VideoSet
 from vactk.data.tools.check import read_excluded
 from vactk.data.video_dataset import VideoDataset
+from vactk.distributed import gather_object, num_processes
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.scoring import image_spec
@@ -88,7 +87,7 @@ def training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
 
 def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Reporter) -> Trainer:
     torch.manual_seed(recipe.run.seed)
-    asked, recipe = recipe, fit_batch(recipe, len(videos.records), PartialState().num_processes)
+    asked, recipe = recipe, fit_batch(recipe, len(videos.records), num_processes())
     if recipe.run.batch_size < asked.run.batch_size:
         reporter.message(
             f"batches of {recipe.run.batch_size} videos, not {asked.run.batch_size}: there are "

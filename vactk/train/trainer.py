@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from vactk.checkpoints.checkpoint import saved_names
 from vactk.data.batch_sampler import TrainBatches, derive_seed, num_steps
 from vactk.data.video_dataset import Batch, ReadError, VideoDataset, train_loader
-from vactk.distributed import make_accelerator
+from vactk.distributed import Accelerator, gather_object, make_accelerator
 from vactk.errors import VactkError
 from vactk.interrupt import Stopped
 from vactk.models.video_model import VideoModel, new_model

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
@@ -102,3 +103,27 @@ def test_a_start_that_names_its_own_backbone():
     assert result.exit_code == 1
     assert "a checkpoint names its own backbone: leave out --backbone" in result.stderr
     assert "there is no file 'absent" in run("finetune", *QUICK, "--checkpoint", "absent").stderr
+
+
+def with_former_names(text):
+    return text.replace("base_batch_size", "lr_batch").replace("warmup_start_factor", "first")
+
+
+def test_a_run_of_an_earlier_version_is_measured_and_goes_on_once_its_settings_are_renamed():
+    trained = run("train", *QUICK, "--output", "run", "--json")
+    Path("run/result.json").unlink()
+    model, settings = load_model(Path("run")), Path("run/config.yaml").read_text()
+    former = json.loads(with_former_names(json.dumps(model.info["recipe"])))
+    assert "lr_batch" in former["optim"]
+    save_model(Path("former.safetensors"), model, towers=(), info={**model.info, "recipe": former})
+    test = ("zeroshot", "--dataset", "shapes", "--split", "seen", "--workers", 0, "--json")
+    measured = run(*test, "--checkpoint", "former.safetensors")
+    assert measured.exit_code == 0, measured.stderr
+    assert json.loads(measured.stdout)["top1"] == json.loads(trained.stdout)["metrics"]["seen"]["top1"]
+
+    Path("run/config.yaml").write_text(with_former_names(settings))
+    refused = run("train", "--output", "run", "--resume")
+    assert refused.exit_code == 1
+    assert "Error: setting 'optim.lr_batch' is now called 'optim.base_batch_size'" in refused.stderr
+    Path("run/config.yaml").write_text(settings)
+    assert run("train", "--output", "run", "--resume").exit_code == 0

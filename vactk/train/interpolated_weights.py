@@ -38,12 +38,12 @@ class InterpolatedConfig:
                 f"interpolated.alphas must be two ascending shares from 0 to 1, got {self.alphas}"
             )
 
-    def factor(self, alpha: float) -> float:
-        """What the gradient at the mixed weights is multiplied by."""
+    def loss_weight(self, alpha: float) -> float:
+        """Return the weight of the loss at the interpolated weights."""
         return self.weight * (1 - alpha) if self.chain_rule else self.weight
 
-    def draw(self, seed: int) -> float:
-        """Alpha for one step, the same on every process that has the same seed."""
+    def sample_alpha(self, seed: int) -> float:
+        """Return alpha for one step, the same on every process that has the same seed."""
         low, high = self.alphas
         return low + (high - low) * float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
 

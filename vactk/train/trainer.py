@@ -256,12 +256,14 @@ class Trainer:
         step, parts = self.progress.step, self.progress.accumulate
         optim = self.recipe.optim
         lr = peak_lr(optim, self.recipe.run.batch_size)
-        lr *= schedule(step, self.total_steps, self.warmup_steps, optim.first, optim.last)
+        lr *= schedule(
+            step, self.total_steps, self.warmup_steps, optim.warmup_start_factor, optim.min_lr_factor
+        )
         set_lr(self.optimizer, lr)
         sums: dict[str, Tensor] = {}
         places: list[int] = []
         failures: list[ReadError] = []
-        alpha = self.recipe.interpolated.draw(derive_seed(self.recipe.run.seed, step))
+        alpha = self.recipe.interpolated.sample_alpha(derive_seed(self.recipe.run.seed, step))
         for part in range(parts):
             batch = self._next(batches)
             places += batch.places.tolist()
@@ -272,7 +274,7 @@ class Trainer:
             if self.anchor is not None:
                 with self.anchor.mixed(alpha), self.accelerator.no_sync(self.task):
                     mixed = self._losses(batch)["loss"]
-                    self.accelerator.backward(mixed * self.recipe.interpolated.factor(alpha) / parts)
+                    self.accelerator.backward(mixed * self.recipe.interpolated.loss_weight(alpha) / parts)
                     values["interpolated_loss"] = mixed
                 torch.manual_seed(seed)  # both passes see the same templates
             last = part == parts - 1

@@ -68,7 +68,7 @@ def test_few_shot_training_draws_by_seed():
     result = run("train", *QUICK, "--shots", 2, "--seed", 3, "--output", "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert "on 4 videos of 2 classes" in result.stderr
-    assert "only 1 steps in 1 epochs: --epochs takes more" in result.stderr
+    assert "only 1 steps in 1 epochs; raise --epochs for more" in result.stderr
     assert "shots: 2" in (Path("run") / "config.yaml").read_text()
     many = run("train", *QUICK, "--shots", 5)
     assert many.exit_code == 1
@@ -79,7 +79,7 @@ def test_one_class_is_nothing_to_train_on(monkeypatch):
     monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], clips_per_class=4, seed=0))
     result = run("train", *QUICK)
     assert result.exit_code == 1
-    assert "has one class, 'star moving left': nothing to tell apart" in result.stderr
+    assert "has one class, 'star moving left': training needs at least two" in result.stderr
 
 
 def test_from_adapters_to_fine_tuning_to_a_mixture_with_the_original():

@@ -303,7 +303,7 @@ def make_small(folder: Path) -> list[Path]:
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": n, "loss": 1.0}) + "\n" for n in range(9))
     )
-    (folder / "run.json").write_text(json.dumps({"pieces": [{"seed": 1}]}))
+    (folder / "run.json").write_text(json.dumps({"segments": [{"seed": 1}]}))
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
@@ -313,6 +313,6 @@ def read_small(path: Path) -> object:
     if path.name == INDEX_NAME:
         return find_dataset(str(path.parent)).load("all")
     run = RunDir(path.parent)
-    run.cut_lines(4)
-    run.add_record({"seed": 2})
+    run.drop_lines_after(4)
+    run.add_provenance({"seed": 2})
     return run.finished()

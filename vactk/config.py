@@ -6,6 +6,7 @@ choice among several dataclasses: its `name` picks the class, its other settings
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import reprlib
@@ -20,6 +21,13 @@ import yaml
 from vactk.errors import VactkError, unknown
 
 C = TypeVar("C")
+
+RENAMED_SETTINGS = {  # full name of a setting in earlier versions -> its name now
+    "optim.decayed": "optim.weight_decay_on",
+    "optim.first": "optim.warmup_start_factor",
+    "optim.last": "optim.min_lr_factor",
+    "optim.lr_batch": "optim.base_batch_size",
+}
 
 _MISSING = object()
 
@@ -107,6 +115,20 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that an earlier version stored, each under the name that it has now."""
+    updated = copy.deepcopy(dict(values))
+    for old, new in RENAMED_SETTINGS.items():
+        *groups, key = old.split(".")
+        group: Any = updated
+        for name in groups:
+            group = group.get(name) if isinstance(group, dict) else None
+        if isinstance(group, dict) and key in group:
+            value = group.pop(key)
+            updated = merge(updated, _at(new, value))
+    return updated
+
+
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
     """`cls` filled from nested settings. Raises VactkError with one line for every wrong setting."""
     errors: list[str] = []
@@ -154,7 +176,7 @@ def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
     for key in values:
         if key not in fields:
             known = {f"{path}.{name}" if path else name for name in fields}
-            errors.append(unknown(f"{path}.{key}" if path else str(key), known, "setting"))
+            errors.append(_unknown_setting(f"{path}.{key}" if path else str(key), known))
     filled = {}
     for name, field in fields.items():
         if name in values:
@@ -167,6 +189,13 @@ def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
     except (VactkError, TypeError) as error:
         errors.append(f"{path}: {error}" if path else str(error))
         return None
+
+
+def _unknown_setting(name: str, known: Iterable[str]) -> str:
+    """Return the message for a setting that does not exist, or no longer under this name."""
+    if name in RENAMED_SETTINGS:
+        return f"setting '{name}' is now called '{RENAMED_SETTINGS[name]}'"
+    return unknown(name, known, "setting")
 
 
 def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, errors: list[str]) -> Any:

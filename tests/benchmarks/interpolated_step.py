@@ -96,7 +96,7 @@ class Step:
             alpha = 0.3
             mixed = self.anchor.mixed(alpha) if mode == "interpolated" else contextlib.nullcontext()
             with mixed:
-                self._backward(self.config.factor(alpha))
+                self._backward(self.config.loss_weight(alpha))
         loss = self._backward(1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -113,7 +113,7 @@ def test_a_state_that_cannot_be_written_leaves_the_ones_before(tmp_path):
     kept = sorted((tmp_path / "run" / "states").iterdir())
     assert [path.suffix for path in kept] == [".pt", ".pt"]
     finished = run(*command)
-    assert "going on from step" in finished.stderr
+    assert "resuming at step" in finished.stderr
     assert finished.exit_code == 0
 
 

@@ -61,7 +61,7 @@ def test_an_error_of_the_user_is_told_once(tiny):
     output, errors = done.communicate(timeout=120)
     assert done.returncode == 1
     assert output == ""
-    assert errors == "Error: run: batch_size 7 cannot be cut into 2 equal pieces (accumulate)\n"
+    assert errors == "Error: run: batch_size 7 is not divisible by accumulate=2\n"
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path):

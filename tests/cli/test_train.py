@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
@@ -67,7 +68,7 @@ def test_few_shot_training_draws_by_seed():
     result = run("train", *QUICK, "--shots", 2, "--seed", 3, "--output", "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert "on 4 videos of 2 classes" in result.stderr
-    assert "only 1 steps in 1 epochs: --epochs takes more" in result.stderr
+    assert "only 1 steps in 1 epochs; raise --epochs for more" in result.stderr
     assert "shots: 2" in (Path("run") / "config.yaml").read_text()
     many = run("train", *QUICK, "--shots", 5)
     assert many.exit_code == 1
@@ -78,7 +79,7 @@ def test_one_class_is_nothing_to_train_on(monkeypatch):
     monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], clips_per_class=4, seed=0))
     result = run("train", *QUICK)
     assert result.exit_code == 1
-    assert "has one class, 'star moving left': nothing to tell apart" in result.stderr
+    assert "has one class, 'star moving left': training needs at least two" in result.stderr
 
 
 def test_from_adapters_to_fine_tuning_to_a_mixture_with_the_original():
@@ -102,3 +103,27 @@ def test_a_start_that_names_its_own_backbone():
     assert result.exit_code == 1
     assert "a checkpoint names its own backbone: leave out --backbone" in result.stderr
     assert "there is no file 'absent" in run("finetune", *QUICK, "--checkpoint", "absent").stderr
+
+
+def with_former_names(text):
+    return text.replace("base_batch_size", "lr_batch").replace("warmup_start_factor", "first")
+
+
+def test_a_run_of_an_earlier_version_is_measured_and_goes_on_once_its_settings_are_renamed():
+    trained = run("train", *QUICK, "--output", "run", "--json")
+    Path("run/result.json").unlink()
+    model, settings = load_model(Path("run")), Path("run/config.yaml").read_text()
+    former = json.loads(with_former_names(json.dumps(model.info["recipe"])))
+    assert "lr_batch" in former["optim"]
+    save_model(Path("former.safetensors"), model, towers=(), info={**model.info, "recipe": former})
+    test = ("zeroshot", "--dataset", "shapes", "--split", "seen", "--workers", 0, "--json")
+    measured = run(*test, "--checkpoint", "former.safetensors")
+    assert measured.exit_code == 0, measured.stderr
+    assert json.loads(measured.stdout)["top1"] == json.loads(trained.stdout)["metrics"]["seen"]["top1"]
+
+    Path("run/config.yaml").write_text(with_former_names(settings))
+    refused = run("train", "--output", "run", "--resume")
+    assert refused.exit_code == 1
+    assert "Error: setting 'optim.lr_batch' is now called 'optim.base_batch_size'" in refused.stderr
+    Path("run/config.yaml").write_text(settings)
+    assert run("train", "--output", "run", "--resume").exit_code == 0

@@ -260,7 +260,7 @@ def test_whole_model_losses_and_gradients(case, reference):
 @pytest.mark.fixtures("m2_full")
 def test_optimiser_groups(case, reference):
     _, modules = full_model(case, clip_state(reference))
-    config = OptimConfig(decayed="all_but_biases", weight_decay=0.01)
+    config = OptimConfig(weight_decay_on="all_but_biases", weight_decay=0.01)
     found = {}
     for group in parameter_groups(modules.named_parameters(), config):
         for parameter in group["params"]:

@@ -270,7 +270,7 @@ def test_interpolated_weight_optimisation(case, tmp_path):
     anchor, alpha = Anchor(model.module_dict().named_parameters(), originals), config["patch_ratio"]
     before = {name: t.clone() for name, t in model.module_dict().state_dict().items()}
     with anchor.mixed(alpha):
-        case.check("loss_interpolated_times_ratio", backward(iwo.factor(alpha)))
+        case.check("loss_interpolated_times_ratio", backward(iwo.loss_weight(alpha)))
     assert check_gradients("interpolated/", config["loss_ratio"])
     assert all(torch.equal(t, before[name]) for name, t in model.module_dict().state_dict().items())
     case.check("loss_current", backward(1.0))
@@ -289,20 +289,20 @@ def test_optimiser_groups_and_learning_rate(case):
         pytest.skip("the cosine begins with the training: no release trains so")
     optim = OptimConfig(
         lr=base,
-        lr_batch=0,
+        base_batch_size=0,
         text_lr_factor=1.0,
         layer_decay=config["LAYER_DECAY"],
         weight_decay=config["WEIGHT_DECAY"],
-        decayed="all_but_vectors",
+        weight_decay_on="all_but_vectors",
         betas=tuple(case.manifest["optimizer"]["betas"]),
         warmup_epochs=config["WARMUP_EPOCHS"],
-        first=config["WARMUP_START_LR"] / base,
-        last=config["COSINE_END_LR"] / base,
+        warmup_start_factor=config["WARMUP_START_LR"] / base,
+        min_lr_factor=config["COSINE_END_LR"] / base,
     )
     steps = 10_000  # of an epoch
     total, warmup = round(config["MAX_EPOCH"] * steps), round(optim.warmup_epochs * steps)
     for epoch, lr in case.manifest["lr"]:
-        factor = schedule(round(epoch * steps), total, warmup, optim.first, optim.last)
+        factor = schedule(round(epoch * steps), total, warmup, optim.warmup_start_factor, optim.min_lr_factor)
         assert peak_lr(optim, 1) * factor == pytest.approx(lr, rel=1e-5)
     recorded = {name: group for group in case.manifest["groups"] for name in group["names"]}
     clip = original_clip(case, NoTemporal()).video_clip.backbone

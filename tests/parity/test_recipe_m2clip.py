@@ -171,10 +171,10 @@ def optim_config(curve, config):
     return OptimConfig(
         lr=curve["blr"],
         weight_decay=config["weight_decay"],
-        decayed="all_but_biases",
+        weight_decay_on="all_but_biases",
         betas=tuple(config["optimizer"]["betas"]),
         warmup_epochs=curve["warmup_epochs"],
-        first=0.0,
+        warmup_start_factor=0.0,
         clip_grad_norm=config["clip_grad"] or 0.0,
     )
 
@@ -188,7 +188,9 @@ def test_learning_rate(case):
         total, warmup = round(curve["epochs"] * STEPS), round(curve["warmup_epochs"] * STEPS)
         rows = zip(curve["at"], curve["factor"], curve["vision"], curve["text"], strict=True)
         for epoch, factor, vision, text in rows:
-            found = schedule(round(epoch * STEPS), total, warmup, optim.first, optim.last)
+            found = schedule(
+                round(epoch * STEPS), total, warmup, optim.warmup_start_factor, optim.min_lr_factor
+            )
             assert found == pytest.approx(factor, abs=1e-9)
             assert peak * found == pytest.approx(vision, abs=1e-12)
             assert peak * found * optim.text_lr_factor == pytest.approx(text, abs=1e-12)
@@ -213,7 +215,10 @@ def test_groups_and_first_steps(case):
     steps = rates["steps_per_epoch"]
     total, warmup = round(curve["epochs"] * steps), round(curve["warmup_epochs"] * steps)
     for row in rates["first_steps"]:
-        set_lr(optimizer, peak * schedule(row["step"], total, warmup, optim.first, optim.last))
+        set_lr(
+            optimizer,
+            peak * schedule(row["step"], total, warmup, optim.warmup_start_factor, optim.min_lr_factor),
+        )
         found = {
             id(p): (group["lr"], group["lr_factor"], group["weight_decay"])
             for group in optimizer.param_groups

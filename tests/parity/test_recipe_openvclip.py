@@ -186,9 +186,9 @@ def test_learning_rate(case):
         base = curve["BASE_LR"]
         optim = OptimConfig(
             lr=base * curve["NUM_SHARDS"],
-            lr_batch=0,
-            first=curve["WARMUP_START_LR"] / base,
-            last=curve["COSINE_END_LR"] / base,
+            base_batch_size=0,
+            warmup_start_factor=curve["WARMUP_START_LR"] / base,
+            min_lr_factor=curve["COSINE_END_LR"] / base,
             warmup_epochs=curve["WARMUP_EPOCHS"],
         )
         for epoch, lr in zip(curve["epochs"], curve["lr"], strict=True):
@@ -196,8 +196,8 @@ def test_learning_rate(case):
                 round(epoch * STEPS),
                 round(curve["MAX_EPOCH"] * STEPS),
                 round(optim.warmup_epochs * STEPS),
-                optim.first,
-                optim.last,
+                optim.warmup_start_factor,
+                optim.min_lr_factor,
             )
             assert peak_lr(optim, case.config["batch_size"]) * factor == pytest.approx(lr, rel=1e-9)
 
@@ -208,7 +208,9 @@ def test_groups(case):
     config = case.config
     assert config["zero_wd_1d"]
     optim = OptimConfig(
-        weight_decay=config["weight_decay"], decayed="all_but_vectors", betas=recorded["optimizer"]["betas"]
+        weight_decay=config["weight_decay"],
+        weight_decay_on="all_but_vectors",
+        betas=recorded["optimizer"]["betas"],
     )
     clip = open_clip.CLIP(
         8,

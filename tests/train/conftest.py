@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from vactk.config import build, merge, parse_overrides
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.train.forward_backward import ForwardBackward
 from vactk.train.recipe import Recipe, read_recipe
 
 CLASSES = ("star moving left", "star moving right", "fish moving left")
@@ -59,3 +61,19 @@ class Quiet:
 @pytest.fixture
 def reporter():
     return Quiet()
+
+
+def poison(monkeypatch, is_poisoned):
+    """Make the losses NaN where `is_poisoned(passes, step)`, with the number of the step from 1."""
+    run, losses = ForwardBackward.run, ForwardBackward.losses
+
+    def noting_the_step(self, step, *rest):
+        self.poisoned = is_poisoned(self, step + 1)
+        return run(self, step, *rest)
+
+    def poisoned(self, batch):
+        found = losses(self, batch)
+        return {**found, "loss": found["loss"] * torch.nan} if self.poisoned else found
+
+    monkeypatch.setattr(ForwardBackward, "run", noting_the_step)
+    monkeypatch.setattr(ForwardBackward, "losses", poisoned)

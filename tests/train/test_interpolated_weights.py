@@ -29,7 +29,7 @@ def test_the_gradient_is_that_of_the_formula(chain_rule):
     anchor, alpha, x = Anchor(module.named_parameters(), originals), 0.37, torch.randn(6, 4)
 
     with anchor.mixed(alpha):
-        (module(x).square().sum() * config.factor(alpha)).backward()
+        (module(x).square().sum() * config.loss_weight(alpha)).backward()
     module(x).square().sum().backward()
 
     for name, parameter in module.named_parameters():
@@ -67,8 +67,8 @@ def test_what_is_frozen_is_left_alone():
 
 def test_alphas_are_drawn_by_seed_and_fill_the_range():
     config = InterpolatedConfig(weight=1, alphas=(0.2, 0.6))
-    drawn = [config.draw(seed) for seed in range(300)]
-    assert drawn == [config.draw(seed) for seed in range(300)]
+    drawn = [config.sample_alpha(seed) for seed in range(300)]
+    assert drawn == [config.sample_alpha(seed) for seed in range(300)]
     assert 0.2 <= min(drawn) < 0.22
     assert 0.58 < max(drawn) <= 0.6
 

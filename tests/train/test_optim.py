@@ -55,10 +55,10 @@ def test_lower_blocks_of_clip_learn_more_slowly():
 
 
 @pytest.mark.parametrize(
-    ("decayed", "expected"),
+    ("weight_decay_on", "expected"),
     [("matrices", "w"), ("all_but_biases", "wns"), ("all_but_vectors", "ws")],
 )
-def test_what_decays(decayed, expected):
+def test_what_decays(weight_decay_on, expected):
     names = {
         "w": "clip.visual.proj",
         "n": "clip.ln_final.weight",
@@ -67,14 +67,14 @@ def test_what_decays(decayed, expected):
     }
     shapes = {"w": (2, 2), "n": (2,), "b": (2,), "s": ()}
     parameters = [(name, nn.Parameter(torch.zeros(shapes[key]))) for key, name in names.items()]
-    groups = parameter_groups(parameters, OptimConfig(decayed=decayed))
+    groups = parameter_groups(parameters, OptimConfig(weight_decay_on=weight_decay_on))
     decays = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert "".join(k for k, (_, p) in zip(names, parameters, strict=True) if id(p) in decays) == expected
 
 
 def test_the_learning_rate_goes_with_the_batch():
-    assert peak_lr(OptimConfig(lr=1e-3, lr_batch=256), 64) == pytest.approx(2.5e-4)
-    assert peak_lr(OptimConfig(lr=1e-3, lr_batch=0), 64) == 1e-3
+    assert peak_lr(OptimConfig(lr=1e-3, base_batch_size=256), 64) == pytest.approx(2.5e-4)
+    assert peak_lr(OptimConfig(lr=1e-3, base_batch_size=0), 64) == 1e-3
 
 
 def test_groups_follow_tower_and_shape():

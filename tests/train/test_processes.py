@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.processes import run_processes
-from tests.train.conftest import Quiet
+from tests.train.conftest import Quiet, poison
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import RestartError, VactkError
+from vactk.train.forward_backward import ForwardBackward
 from vactk.train.recipe import Recipe, read_recipe
 from vactk.train.run import Interrupted, train
-from vactk.train.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("small_shapes")
 SIX = ("run.batch_size=6",)
@@ -122,20 +122,12 @@ def test_a_run_may_go_on_on_another_number_of_processes(tmp_path, quick_recipe):
     on_processes(2, recipe, tmp_path / "parted", prepare=interrupt)
     on_processes(3, recipe, tmp_path / "parted", resume=True)
     assert largest_difference(tmp_path / "whole", tmp_path / "parted") < 2e-4
-    pieces = json.loads((tmp_path / "parted" / "run.json").read_text())["pieces"]
-    assert [piece["processes"] for piece in pieces] == [2, 3]
+    segments = json.loads((tmp_path / "parted" / "run.json").read_text())["segments"]
+    assert [segment["processes"] for segment in segments] == [2, 3]
 
 
-def test_a_step_that_is_left_out_is_left_out_everywhere(tmp_path, quick_recipe, monkeypatch):
-    real = Trainer._losses
-
-    def losses(self, batch):
-        found = real(self, batch)
-        if self.progress.step == 1 and self.accelerator.process_index == 1:
-            found["loss"] = found["loss"] * torch.nan
-        return found
-
-    monkeypatch.setattr(Trainer, "_losses", losses)
+def test_a_step_that_one_process_skips_is_skipped_by_all(tmp_path, quick_recipe, monkeypatch):
+    poison(monkeypatch, lambda passes, step: step == 2 and passes.accelerator.process_index == 1)
     results = on_processes(2, quick_recipe(*SIX), tmp_path / "run")
     assert [result.skipped for result in results] == [1, 1]
     (line,) = [json.loads(text) for text in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
@@ -143,14 +135,14 @@ def test_a_step_that_is_left_out_is_left_out_everywhere(tmp_path, quick_recipe, 
 
 
 def test_where_memory_runs_out_all_processes_can_begin_anew(tmp_path, quick_recipe, monkeypatch):
-    real = Trainer._losses
+    real = ForwardBackward.losses
 
     def losses(self, batch):
         if len(batch.places) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, batch)
 
-    monkeypatch.setattr(Trainer, "_losses", losses)
+    monkeypatch.setattr(ForwardBackward, "losses", losses)
     recipe = quick_recipe(*SIX, "run.batch_size=12", "run.auto_accumulate=true")
     errors = on_processes(2, recipe, tmp_path / "run")
     for error in errors:
@@ -187,8 +179,8 @@ def test_sharded_weights_train_like_whole_ones(tmp_path, monkeypatch, family):
     results = on_processes(2, recipe, tmp_path / "sharded")
     assert results[0].metrics == results[1].metrics
     assert largest_difference(tmp_path / "whole", tmp_path / "sharded") < 2e-4
-    piece = json.loads((tmp_path / "sharded" / "run.json").read_text())["pieces"][0]
-    assert piece["distributed"] == "FSDP"
+    segment = json.loads((tmp_path / "sharded" / "run.json").read_text())["segments"][0]
+    assert segment["distributed"] == "FSDP"
 
     def interrupt(rank, reporter):
         reporter.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 1 else None
@@ -233,6 +225,6 @@ def test_contrasting_ones_own_videos_makes_processes_equal_to_pieces(tmp_path, q
         name: [line["contrastive"] for line in metrics(tmp_path / name)]
         for name in ("pieces", "processes", "gathered")
     }
-    assert losses["processes"] == pytest.approx(losses["pieces"], abs=1e-4)
+    assert losses["processes"] == pytest.approx(losses["segments"], abs=1e-4)
     assert largest_difference(tmp_path / "pieces", tmp_path / "processes") < 2e-4
     assert losses["gathered"][0] > losses["processes"][0] + 0.01

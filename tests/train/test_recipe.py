@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from vactk.config import build
+from vactk.config import RENAMED_SETTINGS, build, merge, parse_overrides, with_new_names
 from vactk.data.batch_sampler import num_steps
 from vactk.data.config import UniformSampling
 from vactk.data.datasets import find_dataset
@@ -43,10 +45,14 @@ def test_the_published_settings():
     for name in M2CLIP:
         recipe = build(Recipe, read_recipe(name))
         if recipe.dataset != "shapes":
-            assert (recipe.optim.first, recipe.optim.clip_grad_norm, recipe.task.gather) == (0, 0, False)
+            assert (recipe.optim.warmup_start_factor, recipe.optim.clip_grad_norm, recipe.task.gather) == (
+                0,
+                0,
+                False,
+            )
     for size in ("", "-b32", "-l14"):
         recipe = build(Recipe, read_recipe(f"openvclip-k400{size}"))
-        assert peak_lr(recipe.optim, 64) * recipe.optim.first == pytest.approx(3.33e-8)
+        assert peak_lr(recipe.optim, 64) * recipe.optim.warmup_start_factor == pytest.approx(3.33e-8)
         assert recipe.data.transform.short_side == (224, 256)
         assert (recipe.interpolated.weight, recipe.interpolated.alphas) == (0.5, (0.0, 0.6))
         averaged = recipe.average.steps(recipe.run.epochs, lambda epochs: num_steps(240_001, 64, epochs))
@@ -119,3 +125,19 @@ def test_trained_parameters_are_those_that_the_layers_add_up_to(name, places):
 def test_a_batch_is_no_larger_than_the_data(asked, accumulate, videos, processes, expected):
     recipe = build(Recipe, {"run": {"batch_size": asked, "accumulate": accumulate}})
     assert fit_batch(recipe, videos, processes).run.batch_size == expected
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_SETTINGS.items())
+def test_a_setting_under_its_former_name_is_refused_with_the_new_one(old, new):
+    with pytest.raises(VactkError, match=rf"^setting '{old}' is now called '{new}'$"):
+        build(Recipe, merge(read_recipe("m2clip-shapes"), parse_overrides([f"{old}=0"])))
+
+
+def test_settings_that_an_earlier_version_stored_get_their_new_names():
+    stored = {"optim": {"first": 0.5, "lr": 1e-4, "decayed": "all_but_biases"}, "templates": "object"}
+    before = copy.deepcopy(stored)
+    recipe = build(Recipe, with_new_names(stored))
+    assert stored == before
+    assert (recipe.optim.warmup_start_factor, recipe.optim.lr) == (0.5, 1e-4)
+    assert (recipe.optim.weight_decay_on, recipe.templates) == ("all_but_biases", "object")
+    assert with_new_names({"optim": "adamw"}) == {"optim": "adamw"}

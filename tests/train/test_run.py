@@ -58,12 +58,12 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, quick_recipe, repo
 
     reporter.on_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == stop_at else None
     with pytest.raises(
-        Interrupted, match=f"stopped after step {stop_at}; go on with the same command and --resume"
+        Interrupted, match=f"stopped after step {stop_at}; continue with the same command and --resume"
     ):
         train(quick_recipe(), parted, resume=False, reporter=reporter)
     reporter.on_step = lambda step: None
     train(quick_recipe(), parted, resume=True, reporter=reporter)
-    assert f"going on from step {stop_at} of 8" in reporter.messages
+    assert f"resuming at step {stop_at} of 8" in reporter.messages
     assert same_weights(whole, parted)
     assert without_clock(metrics(whole)) == without_clock(metrics(parted))
 
@@ -118,7 +118,7 @@ def test_resuming_with_more_workers_changes_nothing(tmp_path, quick_recipe, repo
     assert same_weights(tmp_path / "one", tmp_path / "two")
 
 
-def test_pieces_of_a_batch_add_up_to_the_batch(tmp_path, quick_recipe, reporter):
+def test_micro_batches_add_up_to_the_batch(tmp_path, quick_recipe, reporter):
     settings = ("task.contrastive=0", "task.masked_words=0", "task.head_dropout=0", "run.epochs=0.5")
     train(quick_recipe(*settings), tmp_path / "whole", resume=False, reporter=reporter)
     train(quick_recipe(*settings, "run.accumulate=4"), tmp_path / "cut", resume=False, reporter=reporter)
@@ -130,7 +130,7 @@ def test_pieces_of_a_batch_add_up_to_the_batch(tmp_path, quick_recipe, reporter)
 
 def test_folders_that_exist_are_left_alone(tmp_path, quick_recipe, reporter):
     train(quick_recipe(), tmp_path / "run", resume=False, reporter=reporter)
-    with pytest.raises(VactkError, match="already holds a run; go on with it by --resume"):
+    with pytest.raises(VactkError, match="already holds a run; continue it with --resume"):
         train(quick_recipe(), tmp_path / "run", resume=False, reporter=reporter)
     with pytest.raises(VactkError, match=r"had other settings: optim\.lr was .*, now 0\.5"):
         train(quick_recipe("optim.lr=0.5"), tmp_path / "run", resume=True, reporter=reporter)
@@ -207,7 +207,7 @@ def test_nothing_to_train_is_said(tmp_path, quick_recipe, reporter):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, quick_recipe, reporter):
-    with pytest.raises(VactkError, match=r"its loss is nan.*5 such steps in a row: lower optim\.lr"):
+    with pytest.raises(VactkError, match=r"loss nan.*5 consecutive steps skipped: lower optim\.lr"):
         train(
             quick_recipe("optim.lr=1e30", "optim.warmup_epochs=0"),
             tmp_path / "run",
@@ -237,7 +237,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path, quick_recipe, reporter):
     said = []
     reporter.on_step = second
     train(quick_recipe("run.epochs=0.5"), tmp_path / "run", resume=False, reporter=reporter)
-    assert said == [f"another process is at work on the run in '{tmp_path / 'run'}'"]
+    assert said == [f"another process is running in '{tmp_path / 'run'}'"]
 
 
 def test_batches_larger_than_the_data_are_cut_to_it_in_words(tmp_path, quick_recipe, reporter):
@@ -283,6 +283,6 @@ def test_signals_are_heard_while_a_video_hangs(tmp_path, quick_recipe, reporter,
     assert seconds < WITHIN_S
     assert "stopped after step 2;" in (tmp_path / "hangs.log").read_text()
     train(recipe, parted, resume=True, reporter=reporter)
-    assert "going on from step 2 of 4" in reporter.messages
+    assert "resuming at step 2 of 4" in reporter.messages
     assert same_weights(whole, parted)
     assert without_clock(metrics(whole)) == without_clock(metrics(parted))

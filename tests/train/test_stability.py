@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.train.conftest import poison
 from vactk.errors import VactkError
-from vactk.train import trainer as engine_module
+from vactk.train.forward_backward import ForwardBackward
 from vactk.train.run import train
-from vactk.train.stability import CUBLAS, Monitor, Skipped, deterministic, is_out_of_memory, memory_advice
+from vactk.train.stability import CUBLAS, Monitor, SkippedStep, deterministic, is_out_of_memory, memory_advice
 from vactk.train.trainer import Trainer
 
 
@@ -23,15 +24,7 @@ def lines(path):
 def poisoned(monkeypatch):
     """Losses that are NaN at the steps in the list that this gives."""
     steps: list[int] = []
-    real = Trainer._losses
-
-    def losses(self, batch):
-        found = real(self, batch)
-        if self.progress.step + 1 in steps:
-            return {**found, "loss": found["loss"] * torch.nan}
-        return found
-
-    monkeypatch.setattr(Trainer, "_losses", losses)
+    poison(monkeypatch, lambda passes, step: step in steps)
     return steps
 
 
@@ -54,7 +47,7 @@ def test_a_step_without_a_finite_loss_is_left_out_counted_and_its_videos_kept(
     assert all(
         tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values()
     )
-    assert any("step 3 is left out: its loss is nan" in message for message in reporter.messages)
+    assert any("step 3 skipped: loss nan" in message for message in reporter.messages)
 
 
 @pytest.mark.usefixtures("small_shapes")
@@ -64,9 +57,9 @@ def test_weights_are_as_before_a_step_that_is_left_out(tmp_path, quick_recipe, r
     reporter.on_step = lambda step: None
     real = Trainer._check_weights
 
-    def remember(self, loss):
+    def remember(self):
         kept["before"] = {n: t.clone() for n, t in self.modules.state_dict().items()}
-        real(self, loss)
+        real(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_check_weights", remember)
@@ -78,10 +71,10 @@ def test_weights_are_as_before_a_step_that_is_left_out(tmp_path, quick_recipe, r
 @pytest.mark.usefixtures("small_shapes")
 def test_too_many_such_steps_stop_the_run(tmp_path, quick_recipe, reporter, poisoned):
     poisoned += [2, 4, 6]
-    with pytest.raises(VactkError, match=r"3 such steps, more than run\.max_skipped=2: lower optim\.lr"):
+    with pytest.raises(VactkError, match=r"3 steps skipped, more than run\.max_skipped=2: lower optim\.lr"):
         train(quick_recipe("run.max_skipped=2"), tmp_path / "run", resume=False, reporter=reporter)
     poisoned[:] = [1, 2, 3, 4, 5, 6]
-    with pytest.raises(VactkError, match="5 such steps in a row"):
+    with pytest.raises(VactkError, match="5 consecutive steps skipped"):
         train(quick_recipe(), tmp_path / "other", resume=False, reporter=reporter)
 
 
@@ -102,21 +95,21 @@ def test_weights_that_are_not_finite_stop_the_run_at_once(tmp_path, quick_recipe
             "__init__",
             lambda self, *args, **more: (spoiled.append(self), real(self, *args, **more))[1],
         )
-        with pytest.raises(VactkError, match="at step 3, and so are weights"):
+        with pytest.raises(VactkError, match="loss and weights are not finite at step 3"):
             train(quick_recipe(), tmp_path / "run", resume=False, reporter=reporter)
 
 
 @pytest.fixture
 def small_memory(monkeypatch):
     """A machine on which no more than 2 videos fit."""
-    real = Trainer._losses
+    real = ForwardBackward.losses
 
     def losses(self, batch):
         if len(batch.places) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
         return real(self, batch)
 
-    monkeypatch.setattr(Trainer, "_losses", losses)
+    monkeypatch.setattr(ForwardBackward, "losses", losses)
 
 
 @pytest.mark.usefixtures("small_shapes", "small_memory")
@@ -132,7 +125,7 @@ def test_out_of_memory_says_what_helps(tmp_path, quick_recipe, reporter):
 
 
 @pytest.mark.usefixtures("small_shapes")
-def test_pieces_are_halved_where_memory_runs_out_and_the_batch_stays(
+def test_micro_batches_are_halved_where_memory_runs_out_and_the_batch_stays(
     tmp_path, quick_recipe, reporter, request
 ):
     settings = ("task.contrastive=0", "run.epochs=1", "run.save_every=0.5")
@@ -140,12 +133,12 @@ def test_pieces_are_halved_where_memory_runs_out_and_the_batch_stays(
     request.getfixturevalue("small_memory")
     auto = quick_recipe(*settings, "run.auto_accumulate=true")
     train(auto, tmp_path / "halved", resume=False, reporter=reporter)
-    assert any("cut into 2 pieces of 2 videos" in message for message in reporter.messages)
+    assert any("split into 2 micro-batches of 2 videos" in message for message in reporter.messages)
     one, other = (lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "halved"))
     assert [line["step"] for line in one] == [line["step"] for line in other]
     for a, b in zip(one, other, strict=True):
         # all that is random comes with the videos, and so the batches are the same to rounding; but the number
-        # of masked words is a mean of pieces
+        # of masked words is a mean over micro-batches
         assert a["visual"] == pytest.approx(b["visual"], rel=1e-3)
         assert a["cross_modal"] == pytest.approx(b["cross_modal"], rel=1e-3)
 
@@ -171,7 +164,7 @@ def test_halving_goes_on_after_a_resume_and_ends_at_one_video(tmp_path, quick_re
     def never_fits(self, batch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(engine_module.Trainer, "_losses", never_fits)
+    monkeypatch.setattr(ForwardBackward, "losses", never_fits)
     with pytest.raises(VactkError, match="with 1 videos at a time"):
         train(auto, tmp_path / "other", resume=False, reporter=reporter)
 
@@ -179,15 +172,17 @@ def test_halving_goes_on_after_a_resume_and_ends_at_one_video(tmp_path, quick_re
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert "accumulate" not in memory_advice(pieces=4, num_videos=1, checkpointing=True, precision="bf16")
+    assert "accumulate" not in memory_advice(
+        micro_batches=4, num_videos=1, checkpointing=True, precision="bf16"
+    )
 
 
 @pytest.mark.parametrize(
     ("count", "in_a_row", "expected"),
-    [(3, 1, None), (4, 1, "max_skipped=3"), (2, 5, "5 such steps in a row")],
+    [(3, 1, None), (4, 1, "max_skipped=3"), (2, 5, "5 consecutive steps skipped")],
 )
 def test_how_many_skipped_steps_are_too_many(count, in_a_row, expected):
-    problem = Skipped(9, float("nan"), 1.0, [], count, in_a_row).problem(3)
+    problem = SkippedStep(9, float("nan"), 1.0, [], count, in_a_row).problem(3)
     assert problem is None if expected is None else expected in str(problem)
 
 
@@ -202,7 +197,7 @@ def test_a_run_says_what_it_was_made_with(tmp_path, quick_recipe, reporter):
         train(quick_recipe("run.seed=7"), tmp_path / "run", resume=False, reporter=reporter)
     reporter.on_step = lambda step: None
     train(quick_recipe("run.seed=7"), tmp_path / "run", resume=True, reporter=reporter)
-    first, second = json.loads((tmp_path / "run" / "run.json").read_text())["pieces"]
+    first, second = json.loads((tmp_path / "run" / "run.json").read_text())["segments"]
     assert (first["from_step"], second["from_step"]) == (0, 2)
     assert first["seed"] == 7
     assert first["versions"]["torch"] == torch.__version__
@@ -224,7 +219,7 @@ def test_deterministic_runs_are_equal_to_the_last_bit(tmp_path, quick_recipe, re
 def test_what_cannot_be_deterministic_is_refused(monkeypatch):
     monkeypatch.delenv(CUBLAS, raising=False)
     with (
-        pytest.raises(VactkError, match=r"run\.deterministic=true cannot be kept: put_"),
+        pytest.raises(VactkError, match=r"run\.deterministic=true is not possible here: put_"),
         deterministic(True),
     ):
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2), accumulate=False)
@@ -232,16 +227,16 @@ def test_what_cannot_be_deterministic_is_refused(monkeypatch):
         torch.ones(3) @ torch.ones(4).view(2, 2)
 
 
-def test_the_monitor_tells_of_waiting_and_of_jumps_once():
-    told: list[str] = []
-    monitor = Monitor(told.append)
+def test_the_monitor_warns_of_waiting_and_of_spikes_once():
+    warnings: list[str] = []
+    monitor = Monitor(warnings.append)
     for step in range(1, 101):
-        monitor.see(step, {"grad_norm": 1.0 + 0.1 * (step % 3), "data_wait": 0.1})
-    assert told == []
+        monitor.check(step, {"grad_norm": 1.0 + 0.1 * (step % 3), "data_wait": 0.1})
+    assert warnings == []
     for step in (101, 102):
-        monitor.see(step, {"grad_norm": 100.0, "data_wait": 0.1})
-        monitor.see(step, {"grad_norm": 1.0, "data_wait": 0.5})
-        monitor.see(step, {"skipped": 1, "data_wait": 0.5})
-    assert len(told) == 2
-    assert told[0].startswith("step 101: the gradient's norm is 100, usually 1.1")
-    assert told[1].startswith("50% of the time goes into waiting")
+        monitor.check(step, {"grad_norm": 100.0, "data_wait": 0.1})
+        monitor.check(step, {"grad_norm": 1.0, "data_wait": 0.5})
+        monitor.check(step, {"skipped": 1, "data_wait": 0.5})
+    assert len(warnings) == 2
+    assert warnings[0].startswith("step 101: gradient norm 100, usually 1.1")
+    assert warnings[1].startswith("50% of the time is spent waiting")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vactk.config import build, merge, to_dict
+from vactk.config import build, merge, to_dict, with_new_names
 
 if TYPE_CHECKING:
     from vactk.models.video_model import VideoModel
@@ -45,5 +45,5 @@ def checkpoint_recipe(model: VideoModel, overrides: dict[str, Any]) -> Recipe:
     """The settings to test a checkpoint's model with: its own recipe's, then the options."""
     from vactk.train.recipe import Recipe
 
-    own = merge(model.info.get("recipe", {}), {"model": to_dict(model.config)})
+    own = merge(with_new_names(model.info.get("recipe", {})), {"model": to_dict(model.config)})
     return build(Recipe, merge(own, {**overrides, "model": {}}))

@@ -17,8 +17,7 @@ from vactk.config import build, merge
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+    from vactk.distributed import Accelerator
     from vactk.models.video_model import VideoModel
     from vactk.retrieval.hits import Hit
     from vactk.retrieval.index.sources import VideoSource

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate import Accelerator
-
 from vactk.checkpoints.merge import MergePlan, set_weights
 from vactk.data.config import DataConfig
 from vactk.data.records import VideoSet
+from vactk.distributed import Accelerator
 from vactk.evaluate.scoring import Variant, score_variants
 from vactk.evaluate.zero_shot import Evaluation, class_scorers, evaluate
 from vactk.models.video_model import VideoModel

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.records import VideoSet
 from vactk.data.video_dataset import Batch, ReadError, VideoDataset, eval_loader, released_sampling
+from vactk.distributed import Accelerator, gather_object
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import Scorer
 from vactk.models.video_model import VideoModel

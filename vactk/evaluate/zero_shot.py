@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from vactk.data.config import DataConfig
 from vactk.data.records import VideoSet
 from vactk.data.video_dataset import ReadError
+from vactk.distributed import Accelerator
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import Scorer, class_embeddings, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from vactk.data.records import VideoSet
+from vactk.distributed import Accelerator
 from vactk.errors import VactkError
 from vactk.evaluate.protocol_splits import content_hash
 from vactk.evaluate.retrieval_metrics import RetrievalMetrics, dual_softmax, retrieval_metrics

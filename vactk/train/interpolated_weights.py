@@ -1,4 +1,4 @@
-"""Interpolated weight optimisation: a loss that is small on the way back to CLIP too (Open-VCLIP, section 3.3)."""
+"""Interpolated weight optimisation: a low loss between trained and original weights too (Open-VCLIP, 3.3)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from vactk.errors import VactkError
-from vactk.train.fsdp import local, pieces_of
+from vactk.train.fsdp import local_shard, shard_like
 
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolatedConfig:
-    """A second pass of each batch through weights between the trained and the original ones.
+    """A second pass of each batch at weights between the trained and the original ones.
 
-    g = grad L(theta) + weight * grad L(alpha * theta_0 + (1 - alpha) * theta), with alpha drawn anew for each step.
+    g = grad L(theta) + weight * grad L(alpha * theta_0 + (1 - alpha) * theta), alpha sampled for each step.
     """
 
-    weight: float = 0.0  # of the second pass; 0: there is none. Open-VCLIP: 0.5
-    alphas: tuple[float, float] = (0.0, 0.6)  # the range that alpha is drawn from; 1 is the original CLIP
-    chain_rule: bool = False  # the second gradient times (1 - alpha), which the published code leaves out
+    weight: float = 0.0  # weight of the second pass's loss; 0: no second pass. Open-VCLIP: 0.5
+    alphas: tuple[float, float] = (0.0, 0.6)  # range of alpha; 1 is the original CLIP
+    chain_rule: bool = False  # scale the second gradient by (1 - alpha); the published code does not
 
     def __post_init__(self) -> None:
         if self.weight < 0:
@@ -38,32 +38,32 @@ class InterpolatedConfig:
                 f"interpolated.alphas must be two ascending shares from 0 to 1, got {self.alphas}"
             )
 
-    def factor(self, alpha: float) -> float:
-        """What the gradient at the mixed weights is multiplied by."""
+    def loss_weight(self, alpha: float) -> float:
+        """Return the weight of the loss at the interpolated weights."""
         return self.weight * (1 - alpha) if self.chain_rule else self.weight
 
-    def draw(self, seed: int) -> float:
-        """Alpha for one step, the same on every process that has the same seed."""
+    def sample_alpha(self, seed: int) -> float:
+        """Return alpha for one step, the same on every process that has the same seed."""
         low, high = self.alphas
         return low + (high - low) * float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
 
 
 class Anchor:
-    """The original values of trained parameters, and the weights between those and the present ones.
+    """The original values of trained parameters, and weights between those and the present ones.
 
-    The originals lie in pinned memory of the host, or, where that is also what computes, in a file that is
-    read for as long as it takes to mix: the mixed pass costs one copy of the trained weights and no more. Of
-    sharded parameters (FSDP) each process mixes its own pieces.
+    The originals are kept in pinned host memory, or for training on the CPU in a temporary file that is read
+    while mixing: the mixed pass costs one more copy of the trained weights in memory. With FSDP each process
+    mixes its own shards.
     """
 
     def __init__(
         self, parameters: Iterable[tuple[str, nn.Parameter]], originals: Mapping[str, Tensor]
     ) -> None:
-        """Takes the trained ones of the named `parameters`; what `originals` lacks has its original value now."""
+        """Keep the originals of the trained `parameters`: their present values, where `originals` lacks them."""
         trained = {name: parameter for name, parameter in parameters if parameter.requires_grad}
         self.parameters = list(trained.values())
         values = [
-            local(pieces_of(originals[n], p) if n in originals else p.detach()).cpu().contiguous()
+            local_shard(shard_like(originals[n], p) if n in originals else p.detach()).cpu().contiguous()
             for n, p in trained.items()
         ]
         self.pinned = [value.pin_memory() for value in values] if self.parameters[0].is_cuda else None
@@ -71,7 +71,7 @@ class Anchor:
             self.folder = tempfile.TemporaryDirectory(prefix="vactk-")
             self.file = Path(self.folder.name) / "originals.safetensors"
             try:
-                save_file({str(place): value.clone() for place, value in enumerate(values)}, self.file)
+                save_file({str(number): value.clone() for number, value in enumerate(values)}, self.file)
             except (OSError, SafetensorError) as error:
                 raise VactkError(
                     f"cannot write the original weights to '{self.file}': {error}; TMPDIR names another folder"
@@ -79,13 +79,15 @@ class Anchor:
 
     @contextlib.contextmanager
     def mixed(self, alpha: float) -> Iterator[None]:
-        """alpha * original + (1 - alpha) * present in the place of the present values, which then come back.
+        """Set the weights to alpha * original + (1 - alpha) * present, and restore them at the end.
 
-        Forward and backward passes go inside, so that passes that are computed anew in the backward pass
-        (gradient checkpointing) see the same weights.
+        Run forward and backward passes inside: gradient checkpointing repeats the forward pass in the backward
+        one, and must see the same weights.
         """
-        own = [local(parameter.detach()) for parameter in self.parameters]  # with the parameters' storage
-        present = parameters_to_vector(own)  # one piece, so that all of it is given back
+        own = [
+            local_shard(parameter.detach()) for parameter in self.parameters
+        ]  # with the parameters' storage
+        present = parameters_to_vector(own)  # one allocation, which is given back whole
         try:
             self._mix(own, alpha)
             yield
@@ -105,5 +107,5 @@ class Anchor:
             yield from self.pinned
             return
         with safe_open(self.file, framework="pt") as file:
-            for place in range(len(self.parameters)):
-                yield file.get_tensor(str(place))
+            for number in range(len(self.parameters)):
+                yield file.get_tensor(str(number))

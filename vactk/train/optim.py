@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the learning rate as a function of the step."""
+"""AdamW, its parameter groups, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -19,29 +19,32 @@ LAYER_NUMBERS = {"vision": vision_tower.layer_number, "text": text_tower.layer_n
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and a cosine to zero (M2-CLIP, section 4.1)."""
+    """AdamW with linear warm-up and cosine decay (M2-CLIP, section 4.1)."""
 
-    lr: float = 1e-3  # at a batch of `lr_batch` videos; scaled in proportion to the batch
-    lr_batch: int = 256  # 0: take lr as it is
-    text_lr_factor: float = 0.5  # for what is trained in the text tower
-    tower_lr_factor: float = 1.0  # for CLIP's own weights, where they are trained
-    layer_decay: float = 1.0  # factor on the rate of CLIP's own blocks, from each to the one before it
+    lr: float = (
+        1e-3  # peak learning rate for batches of base_batch_size videos, scaled linearly to other sizes
+    )
+    base_batch_size: int = 256  # 0: lr is not scaled
+    text_lr_factor: float = 0.5  # learning-rate factor of everything trained in the text tower
+    tower_lr_factor: float = 1.0  # learning-rate factor of CLIP's own weights, where they are trained
+    layer_decay: float = 1.0  # learning-rate factor from each of CLIP's blocks to the one below it
     weight_decay: float = 1e-2
     # M2-CLIP's release decays all but biases, norms too; Open-VCLIP's all but vectors, the temperature too
-    decayed: Literal["matrices", "all_but_biases", "all_but_vectors"] = "matrices"
+    weight_decay_on: Literal["matrices", "all_but_biases", "all_but_vectors"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_epochs: float = 1.0
-    first: float = 0.01  # share of lr at the first step of the warm-up
-    last: float = 0.0  # and at the end of the cosine
-    clip_grad_norm: float = 1.0  # of all gradients as a whole; 0: off
+    warmup_start_factor: float = 0.01  # share of lr at the first step of the warm-up
+    min_lr_factor: float = 0.0  # share of lr at the end of the cosine
+    clip_grad_norm: float = 1.0  # maximum norm of all gradients together; 0: off
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise VactkError(f"lr must be above 0, got {self.lr}")
         if not 0 < self.layer_decay <= 1:
             raise VactkError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        if not 0 <= self.first <= 1 or not 0 <= self.last <= 1:
-            raise VactkError("first and last are shares of lr, from 0 to 1")
+        for name in ("warmup_start_factor", "min_lr_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise VactkError(f"{name} must be a share of lr from 0 to 1, got {getattr(self, name)}")
         if self.weight_decay < 0 or self.warmup_epochs < 0 or self.clip_grad_norm < 0:
             raise VactkError("weight_decay, warmup_epochs and clip_grad_norm must be at least 0")
 
@@ -49,9 +52,9 @@ class OptimConfig:
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], config: OptimConfig
 ) -> list[dict[str, Any]]:
-    """Trained parameters, by their names in files, in groups of learning-rate factor and weight decay.
+    """Group the trained parameters, by their names in files, by learning-rate factor and weight decay.
 
-    Biases do not decay, nor do norms unless `config.decayed` says so.
+    Biases do not decay, nor do norms unless `config.weight_decay_on` includes them.
     """
     parameters = list(parameters)
     depths = _depths([name for name, _ in parameters])
@@ -68,26 +71,26 @@ def parameter_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW over `groups`, fused where all parameters are on a CUDA device."""
+    """Return AdamW over `groups`, fused where all parameters are on a CUDA device."""
     fused = all(p.is_cuda for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)
 
 
 def peak_lr(config: OptimConfig, batch_size: int) -> float:
-    """The learning rate after warm-up for batches of `batch_size` videos."""
-    return config.lr * batch_size / config.lr_batch if config.lr_batch else config.lr
+    """Return the learning rate after warm-up for batches of `batch_size` videos."""
+    return config.lr * batch_size / config.base_batch_size if config.base_batch_size else config.lr
 
 
-def schedule(step: int, total_steps: int, warmup_steps: int, first: float = 0.0, last: float = 0.0) -> float:
-    """The factor on the peak learning rate at `step`, from 0: a line from `first` to 1, a cosine to `last`."""
+def schedule(step: int, total_steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0) -> float:
+    """Return the factor on the peak rate at `step`, from 0: linear from `start` to 1, then a cosine to `end`."""
     if step < warmup_steps:
-        return first + (1 - first) * step / warmup_steps
+        return start + (1 - start) * step / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress))
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Every group at `lr` times its own factor."""
+    """Set every group to `lr` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
 
@@ -99,14 +102,14 @@ def _lr_factor(name: str, config: OptimConfig) -> float:
 
 
 def _decays(name: str, parameter: nn.Parameter, config: OptimConfig) -> bool:
-    if config.decayed == "matrices":
+    if config.weight_decay_on == "matrices":
         return parameter.ndim > 1
     is_bias = name.endswith("bias")
-    return not is_bias if config.decayed == "all_but_biases" else not is_bias and parameter.ndim != 1
+    return not is_bias if config.weight_decay_on == "all_but_biases" else not is_bias and parameter.ndim != 1
 
 
 def _depths(names: Sequence[str]) -> dict[str, int]:
-    """How many blocks of its tower lie above each of CLIP's parameters; 0 for everything else."""
+    """Count the blocks of its tower above each of CLIP's parameters; 0 for everything else."""
     depths = dict.fromkeys(names, 0)
     for tower, layer_number in LAYER_NUMBERS.items():
         found = {name: layer_number(name) for name in names if clip_tower_of(name) == tower}

@@ -1,4 +1,4 @@
-"""What a run was made with: enough to make it again, and to see why another machine's run differs."""
+"""Provenance of a run: what it takes to repeat it, and to see why another machine's run differs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 import vactk
+from vactk.distributed import Accelerator
 from vactk.train.recipe import Recipe
 
 PACKAGES = (
@@ -28,11 +28,11 @@ PACKAGES = (
     "av",
     "decord",
 )
-GIT_S = 10.0  # seconds to wait for git: a repository on a sleeping network disk must not hold up the run
+GIT_S = 10.0  # timeout of git: a repository on a sleeping network disk must not hold up the run
 
 
 def describe_run(recipe: Recipe, accelerator: Accelerator, *, from_step: int) -> dict[str, Any]:
-    """One piece of a run, as run.json lists it: from its start or from where it went on."""
+    """Describe one segment of a run for run.json: from its start, or from where it was resumed."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "from_step": from_step,
@@ -51,7 +51,7 @@ def describe_run(recipe: Recipe, accelerator: Accelerator, *, from_step: int) ->
 
 
 def versions() -> dict[str, str | None]:
-    """Of vactk, Python and what results depend on; None for what is not installed."""
+    """Return the versions of vactk, Python and the packages that results depend on; None where not installed."""
     found: dict[str, str | None] = {"vactk": vactk.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -63,7 +63,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit that `folder` is at, and whether files differ from it; None where it is in no repository."""
+    """Return the commit of the repository at `folder`, and whether files differ from it; None without one."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", ".")
@@ -73,7 +73,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def machine() -> dict[str, Any]:
-    """The computer of this process."""
+    """Describe the machine of this process."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "host": socket.gethostname(),

@@ -1,4 +1,4 @@
-"""Everything that a training run is told, as one typed configuration."""
+"""The recipe: all settings of a training run as one typed configuration."""
 
 from __future__ import annotations
 
@@ -20,32 +20,30 @@ from vactk.train.weight_averaging import AverageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How the loop runs: sizes, numbers, and what it writes when."""
+    """Settings of the training loop."""
 
     epochs: float = 10.0  # passes over the training videos
-    batch_size: int = 32  # videos of one optimiser step, over all processes
-    accumulate: int = 1  # pieces that a batch is cut into, one after another, to save memory
-    eval_batch_size: int = 32  # videos, per process
+    batch_size: int = 32  # videos per optimiser step, over all processes
+    accumulate: int = 1  # micro-batches per batch, one after another, to save memory
+    eval_batch_size: int = 32  # videos per process
     eval_every: float = 0.0  # epochs between evaluations; 0: only at the end
-    save_every: float = 1.0  # epochs between saved states, from which --resume goes on
+    save_every: float = 1.0  # epochs between saved states, from which --resume continues
     log_every: int = 1  # steps between lines of metrics.jsonl
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where an accelerator has it
-    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where the GPU supports it
+    device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
-    gradient_checkpointing: bool = False  # saves memory, costs a second forward pass
-    max_failed: float = 0.1  # share of unreadable videos that stops the run
-    max_skipped: int = 20  # steps whose loss or gradient is not finite: left out, up to so many
-    auto_accumulate: bool = False  # where memory runs out, twice as many pieces; the batch stays what it is
-    deterministic: bool = False  # the same bits in every run on the same machine, at some cost on GPUs
+    gradient_checkpointing: bool = False  # less memory for a second forward pass
+    max_failed: float = 0.1  # share of unreadable videos above which the run stops
+    max_skipped: int = 20  # limit of steps skipped because loss or gradient is not finite
+    auto_accumulate: bool = False  # double accumulate where memory runs out
+    deterministic: bool = False  # the same bits in every run on the same machine; slower on GPUs
 
     def __post_init__(self) -> None:
         if self.epochs <= 0 or self.batch_size < 1 or self.accumulate < 1 or self.eval_batch_size < 1:
             raise VactkError("epochs, batch_size, accumulate and eval_batch_size must be above 0")
         if self.batch_size % self.accumulate:
-            raise VactkError(
-                f"batch_size {self.batch_size} cannot be cut into {self.accumulate} equal pieces (accumulate)"
-            )
+            raise VactkError(f"batch_size {self.batch_size} is not divisible by accumulate={self.accumulate}")
         if self.save_every <= 0 or self.log_every < 1:
             raise VactkError("save_every and log_every must be above 0")
         if self.max_skipped < 0 or not 0 <= self.max_failed <= 1:
@@ -56,14 +54,14 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run."""
+    """All settings of a training run."""
 
-    dataset: str = ""  # a name that vactk knows
-    data_root: str = ""  # where the dataset's files are; empty: its usual place
-    shots: int = 0  # training videos of each class, drawn by run.seed; 0: all
+    dataset: str = ""  # name of a dataset, or the path of one's own
+    data_root: str = ""  # folder of the dataset's files; empty: its default location
+    shots: int = 0  # training videos per class, sampled with run.seed; 0: all
     start: str = ""  # a checkpoint to start from; empty: CLIP as it is
-    descriptions: str = ""  # JSON lines, a CSV or a .pt with descriptions of the training videos
-    templates: str = "video"  # sentences around class names: a named set, or one with {} for the class
+    descriptions: str = ""  # file with descriptions of the training videos: JSON lines, CSV or .pt
+    templates: str = "video"  # prompts around class names: a named set, or a sentence with {} for the class
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -79,7 +77,7 @@ class Recipe:
 
 
 def fit_batch(recipe: Recipe, num_videos: int, num_processes: int) -> Recipe:
-    """`recipe` with batches no larger than the data, which can still be shared out."""
+    """Return `recipe` with batches no larger than the data, which still divide over processes and micro-batches."""
     run, unit = recipe.run, num_processes * recipe.run.accumulate
     if run.batch_size <= num_videos:
         return recipe
@@ -88,12 +86,12 @@ def fit_batch(recipe: Recipe, num_videos: int, num_processes: int) -> Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes inside the package."""
+    """Return the names of the packaged recipes."""
     return sorted(_packaged())
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a packaged recipe, or of a YAML file, over those of the packaged one that is its `base`.
+    """Read a packaged recipe or a YAML file; its settings go over those of the packaged recipe it names as `base`.
 
     Raises VactkError when there is no such recipe.
     """

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
-
 from vactk import config as settings
 from vactk.checkpoints.checkpoint import save_model
-from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
-from vactk.distributed import process_state
+from vactk.distributed import broadcast_object, on_any_process, process_state
 from vactk.errors import RestartError, VactkError
-from vactk.evaluate.zero_shot import Evaluation, evaluate, score_classes
+from vactk.evaluate.zero_shot import evaluate, score_classes
 from vactk.files.atomic import write_text
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.progress import Reporter
 from vactk.text.templates import choose_templates
+from vactk.train.fsdp import unshard_model
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
-from vactk.train.setup import build_trainer, training_videos
-from vactk.train.stability import Monitor, MoreMicroBatchesError, Skipped, deterministic
+from vactk.train.setup import build_trainer, load_splits
+from vactk.train.stability import Monitor, MoreMicroBatchesError, SkippedStep, deterministic
 from vactk.train.trainer import Trainer
 
-LAST = "last.safetensors"  # the weights of the last step, where model.safetensors is a mean
+LAST = "last.safetensors"  # the weights of the last step, where model.safetensors has averaged ones
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished run has to show; the keys that scripts rely on."""
+    """The result of a finished run; scripts rely on the keys."""
 
     run_dir: str
     checkpoint: str
@@ -40,181 +39,157 @@ class TrainResult:
     data_wait: float  # share of the training time spent waiting for videos
     metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}, "ensemble": {...}}, percentages
     failed: list[str]  # training videos that could not be read
-    skipped: int = 0  # steps that were left out because their loss or gradient was not finite
+    skipped: int = 0  # steps without an update, because loss or gradient was not finite
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed and the state saved. The message says how to go on."""
+    """Raised once the state is saved after a signal; the message says how to continue."""
 
 
 def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> TrainResult:
-    """Train as `recipe` says and measure the result, in the run folder `output`.
+    """Train by `recipe` in the run folder `output`, and evaluate the result.
 
-    With `resume`, an unfinished run in `output` goes on exactly where its last saved state was, and a
-    finished one returns its result. Raises VactkError, or Interrupted once the state is saved after Ctrl-C.
+    With `resume`, an unfinished run in `output` continues exactly from its last saved state, and a finished
+    one returns its result. Raises VactkError; Interrupted once the state is saved after Ctrl-C or SIGTERM.
     """
     with deterministic(recipe.run.deterministic):
-        return _run(recipe, output, resume, reporter)
+        is_writer = process_state(recipe.run.device).is_main_process
+        # the name of a new folder has the time in it, and may differ between processes
+        run_dir = RunDir(Path(broadcast_object(str(output))), is_writer=is_writer)
+        run_dir.open(recipe, resume=resume)
+        finished = run_dir.finished()
+        if finished is not None:
+            reporter.message(f"the run in '{output}' is finished")
+            return TrainResult(**finished)
+        videos, splits = load_splits(recipe, reporter)
+        trainer = build_trainer(recipe, videos, run_dir, reporter)
+        with interruptible():
+            return _train_and_evaluate(trainer, splits, run_dir, reporter)
 
 
-def _run(recipe: Recipe, output: Path, resume: bool, reporter: Reporter) -> TrainResult:
-    state = process_state(recipe.run.device)
-    (chosen,) = broadcast_object_list([str(output)])  # a name with the time in it differs between processes
-    folder = RunDir(Path(chosen), is_writer=state.is_main_process)
-    folder.open(recipe, resume=resume)
-    finished = folder.finished()
-    if finished is not None:
-        reporter.message(f"the run in '{output}' is finished")
-        return TrainResult(**finished)
-    dataset = find_dataset(recipe.dataset)
-    root = Path(recipe.data_root) if recipe.data_root else None
-    splits = {
-        split: dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
-        for split in (dataset.train_split, *dataset.eval_splits)
-    }
-    for videos in splits.values():
-        for line in videos.report.lines() if videos.report else ():
-            reporter.message(f"{videos.name}, {videos.split}: {line}")
-    engine = build_trainer(recipe, training_videos(recipe, splits[dataset.train_split]), folder, reporter)
-    tests = {split: splits[split] for split in dataset.eval_splits}
-    with interruptible():
-        try:
-            return _train_and_measure(engine, tests, folder, reporter)
-        except Stopped:
-            step = engine.progress.step
-            if folder.saved_step != step:
-                folder.save_state(step, engine.state())
-                engine.on_any(False)  # none ends before it is saved: a launcher would end the others
-            raise Interrupted(
-                f"stopped after step {step}; go on with the same command and --resume"
-            ) from None
-
-
-def _train_and_measure(
-    engine: Trainer, tests: dict[str, VideoSet], folder: RunDir, reporter: Reporter
+def _train_and_evaluate(
+    trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter
 ) -> TrainResult:
-    _train(engine, tests, folder, reporter)
-    if engine.average is None:
-        return _finish(
-            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
-        )
-    _save(engine, folder, folder.path / LAST, {"averaged": 0})
-    with engine.average.in_place():
-        return _finish(
-            engine, folder, [_evaluate(engine, videos, reporter) for videos in tests.values()], reporter
-        )
-
-
-def _train(engine: Trainer, splits: dict[str, VideoSet], folder: RunDir, reporter: Reporter) -> None:
-    run = engine.recipe.run
-    save_steps = max(1, round(run.save_every * engine.steps_per_epoch))
-    eval_steps = max(1, round(run.eval_every * engine.steps_per_epoch)) if run.eval_every else 0
-
-    monitor = Monitor(reporter.message)
-
-    def is_measured(step: int) -> bool:
-        return eval_steps > 0 and 0 < step < engine.total_steps and step % eval_steps == 0
-
-    def measure(step: int) -> None:
-        found = [_evaluate(engine, videos, reporter) for videos in splits.values()]
-        line = {"step": step, "epoch": step / engine.steps_per_epoch, "evaluation": _by_split(found)}
-        folder.append_metrics(line)
-
-    def on_skip(skipped: Skipped) -> None:
-        _report_skipped(engine, skipped, folder, reporter)
-
-    def on_step(step: int, values: dict[str, float]) -> None:
-        epoch = step / engine.steps_per_epoch
-        last = step == engine.total_steps
-        reporter.step(step, engine.total_steps, epoch, values)
-        monitor.see(step, values)
-        if step % run.log_every == 0 or last:
-            engine.track(step, values)
-            folder.append_metrics({"step": step, "epoch": epoch, **values})
-        if step % save_steps == 0 or last or is_measured(step):  # measuring may be interrupted at any moment
-            folder.save_state(step, engine.state())
-        if is_measured(step):
-            measure(step)
-
-    start = engine.progress.step
-    if is_measured(start) and engine.on_any(folder.is_writer and not folder.has_evaluation(start)):
-        measure(start)
     try:
-        engine.run(engine.total_steps, on_step, on_skip)
+        _take_steps(trainer, splits, run_dir, reporter)
+        return _finish(trainer, splits, run_dir, reporter)
+    except Stopped:
+        step = trainer.progress.step
+        if run_dir.saved_step != step:
+            run_dir.save_state(step, trainer.state.state_dict())
+            on_any_process(
+                False, trainer.accelerator
+            )  # wait for the others: a launcher ends them after the first
+        raise Interrupted(f"stopped after step {step}; continue with the same command and --resume") from None
     except MoreMicroBatchesError as error:
-        resumed = (f"run.accumulate={error.pieces}", "--resume", "--output", str(folder.path))
-        raise RestartError(str(error), resumed) from error
+        arguments = (f"run.accumulate={error.micro_batches}", "--resume", "--output", str(run_dir.path))
+        raise RestartError(str(error), arguments) from error
 
 
-def _report_skipped(engine: Trainer, skipped: Skipped, folder: RunDir, reporter: Reporter) -> None:
-    """Keep which videos a step was left out for. Raises VactkError when that happened too often."""
-    videos = [str(engine.dataset.records[place].video) for place in skipped.places]
-    numbers = {"loss": str(skipped.loss), "grad_norm": str(skipped.grad_norm)}  # not finite: no JSON numbers
-    folder.append_skipped({"step": skipped.step, **numbers, "videos": videos})
-    allowed = engine.recipe.run.max_skipped
-    problem = skipped.problem(allowed)
-    what = f"step {skipped.step} is left out: its loss is {skipped.loss:.4g}, its gradient {skipped.grad_norm:.4g}"
-    if problem is not None:
-        raise VactkError(
-            f"{what}; {problem}: lower optim.lr, use fp32, or look at the videos in '{folder.skipped}'"
-        )
-    reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{folder.skipped}'")
+def _take_steps(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter) -> None:
+    """Train up to the last step; after each step log, save and evaluate as the schedule says."""
+    schedule, monitor = trainer.schedule, Monitor(reporter.message)
+    start = trainer.progress.step
+    lacks_evaluation = run_dir.is_writer and not run_dir.has_evaluation(start)
+    if schedule.evaluates(start) and on_any_process(lacks_evaluation, trainer.accelerator):
+        run_dir.append_metrics(_evaluation_line(trainer, splits, reporter))
+    with contextlib.closing(trainer.steps()) as results:
+        for result in results:
+            step, epoch = result.step, schedule.epoch(result.step)
+            if result.skipped is not None:
+                _report_skipped(trainer, result.skipped, run_dir, reporter)
+            reporter.step(step, schedule.total_steps, epoch, result.metrics)
+            monitor.check(step, result.metrics)
+            if schedule.logs(step):
+                trainer.accelerator.log(result.metrics, step=step)
+                run_dir.append_metrics({"step": step, "epoch": epoch, **result.metrics})
+            if schedule.saves(step):
+                run_dir.save_state(step, trainer.state.state_dict())
+            if schedule.evaluates(step):
+                run_dir.append_metrics(_evaluation_line(trainer, splits, reporter))
 
 
-def _evaluate(engine: Trainer, videos: VideoSet, reporter: Reporter) -> Evaluation:
-    recipe = engine.recipe
-    model = engine.whole_model()
-    with at_once():
-        scores = score_classes(
-            model,
-            videos,
-            recipe.data,
-            engine.accelerator,
-            templates=choose_templates(recipe.templates),
-            batch_size=recipe.run.eval_batch_size,
-            progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
-        )
-    return evaluate(videos, scores)
-
-
-def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
-    return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
-
-
-def _finish(
-    engine: Trainer, folder: RunDir, evaluations: list[Evaluation], reporter: Reporter
-) -> TrainResult:
-    recipe, rates = engine.recipe, engine.clock.rates()
-    for note in engine.notes():
-        reporter.message(note)
+def _finish(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter) -> TrainResult:
+    """Evaluate and save the trained model: its averaged weights, where the recipe asks for an average."""
+    averaged: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if trainer.average is not None:
+        _save_model(trainer, run_dir, run_dir.path / LAST, num_averaged=0)
+        averaged = trainer.average.in_place()
+    with averaged:
+        metrics = _evaluate(trainer, splits, reporter)
+        num_averaged = trainer.average.count if trainer.average else 0
+        _save_model(trainer, run_dir, run_dir.checkpoint, num_averaged=num_averaged)
+    for line in trainer.feed.note_lines():
+        reporter.message(line)
+    failed = trainer.progress.failed
     result = TrainResult(
-        run_dir=str(folder.path),
-        checkpoint=str(folder.checkpoint),
-        epochs=recipe.run.epochs,
-        videos_per_s=rates["videos_per_s"],
-        data_wait=rates["data_wait"],
-        metrics=_by_split(evaluations),
-        failed=[engine.progress.failed[index] for index in sorted(engine.progress.failed)],
-        skipped=engine.progress.skipped,
+        run_dir=str(run_dir.path),
+        checkpoint=str(run_dir.checkpoint),
+        epochs=trainer.recipe.run.epochs,
+        **trainer.feed.throughput.rates(),
+        metrics=metrics,
+        failed=[failed[place] for place in sorted(failed)],
+        skipped=trainer.progress.skipped,
     )
-    _save(engine, folder, folder.checkpoint, {"averaged": engine.average.count if engine.average else 0})
-    if folder.is_writer:
-        write_text(folder.result, json.dumps(asdict(result), indent=2) + "\n")
-    engine.accelerator.end_training()
+    if run_dir.is_writer:
+        write_text(run_dir.result, json.dumps(asdict(result), indent=2) + "\n")
+    trainer.accelerator.end_training()
     return result
 
 
-def _save(engine: Trainer, folder: RunDir, path: Path, more: dict[str, Any]) -> None:
-    recipe, model = engine.recipe, engine.whole_model()  # which all processes take part in
-    if not folder.is_writer:
+def _report_skipped(trainer: Trainer, skipped: SkippedStep, run_dir: RunDir, reporter: Reporter) -> None:
+    """Log the videos of a skipped step. Raises VactkError when too many steps were skipped."""
+    videos = [str(trainer.dataset.records[place].video) for place in skipped.places]
+    numbers = {"loss": str(skipped.loss), "grad_norm": str(skipped.grad_norm)}  # not finite: no JSON numbers
+    run_dir.append_skipped({"step": skipped.step, **numbers, "videos": videos})
+    allowed = trainer.recipe.run.max_skipped
+    what = f"step {skipped.step} skipped: loss {skipped.loss:.4g}, gradient norm {skipped.grad_norm:.4g}"
+    problem = skipped.problem(allowed)
+    if problem is not None:
+        raise VactkError(
+            f"{what}; {problem}: lower optim.lr, use fp32, or check the videos listed in '{run_dir.skipped}'"
+        )
+    reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{run_dir.skipped}'")
+
+
+def _evaluation_line(trainer: Trainer, splits: list[VideoSet], reporter: Reporter) -> dict[str, Any]:
+    """Evaluate between steps, and return the line of metrics.jsonl."""
+    step = trainer.progress.step
+    found = _evaluate(trainer, splits, reporter)
+    return {"step": step, "epoch": trainer.schedule.epoch(step), "evaluation": found}
+
+
+def _evaluate(trainer: Trainer, splits: list[VideoSet], reporter: Reporter) -> dict[str, Any]:
+    """Evaluate the model on each split, and return the metrics by split."""
+    recipe, found = trainer.recipe, {}
+    for videos in splits:
+        model = unshard_model(trainer.model, trainer.accelerator)
+        with at_once():
+            scores = score_classes(
+                model,
+                videos,
+                recipe.data,
+                trainer.accelerator,
+                templates=choose_templates(recipe.templates),
+                batch_size=recipe.run.eval_batch_size,
+                progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
+            )
+        found[videos.split] = evaluate(videos, scores).to_json()
+    return found
+
+
+def _save_model(trainer: Trainer, run_dir: RunDir, path: Path, *, num_averaged: int) -> None:
+    """Write a checkpoint. All processes must call it."""
+    recipe, model = trainer.recipe, unshard_model(trainer.model, trainer.accelerator)
+    if not run_dir.is_writer:
         return
     info = {
         "recipe": settings.to_dict(recipe),
         "dataset": recipe.dataset,
         "num_frames": recipe.data.num_frames,
         "templates": recipe.templates,
-        "step": engine.progress.step,
+        "step": trainer.progress.step,
         "parents": [recipe.start] if recipe.start else [],
-        **more,
+        "averaged": num_averaged,
     }
     save_model(path, model, towers=recipe.task.towers, info=info)

@@ -1,4 +1,4 @@
-"""The folder of a run: settings, metrics line by line, states to go on from, and the result."""
+"""The folder of a run: settings, metrics, saved states, provenance and the result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,11 +22,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-KEPT_STATES = 2  # the newest, and one to fall back on
+KEPT_STATES = 2  # the newest, and one as a fallback
 
 
 class RunDir:
-    """A run's files. Everything but metrics.jsonl and skipped.jsonl is written whole or not at all.
+    """The files of a run. All but metrics.jsonl and skipped.jsonl are written atomically.
 
     Of several processes, only the one with `is_writer` writes.
     """
@@ -37,15 +38,15 @@ class RunDir:
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.yaml"
         self.result = path / "result.json"
-        self.record = path / "run.json"
+        self.provenance = path / "run.json"
         self.skipped = path / "skipped.jsonl"
         self.states = path / "states"
-        self.saved_step: int | None = None  # of the state that was last saved, or loaded
+        self.saved_step: int | None = None  # step of the state last saved or loaded
 
     def open(self, recipe: Recipe, *, resume: bool) -> None:
-        """Make the folder for `recipe`, or check that the run in it is the same.
+        """Make the folder for `recipe`, or check that the run in it has the same settings.
 
-        Raises VactkError when a run is there and not to be resumed, was told something else, or is under way.
+        Raises VactkError when it holds a run that is not to be resumed, has other settings, or is running.
         """
         if not self.is_writer:
             return
@@ -62,7 +63,7 @@ class RunDir:
             return
         if not resume:
             raise VactkError(
-                f"'{self.path}' already holds a run; go on with it by --resume, or choose another --output"
+                f"'{self.path}' already holds a run; continue it with --resume, or choose another --output"
             )
         stored = settings.to_dict(settings.build(Recipe, settings.read_yaml(self.config)))
         changed = _differences(stored, settings.to_dict(recipe))
@@ -73,16 +74,18 @@ class RunDir:
             )
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a run that has come to its end; None where it has not."""
+        """Return the result of a finished run; None where it is unfinished."""
         try:
             return dict(settings.parse_json(self.result.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as error:
-            raise VactkError(f"'{self.result}' is damaged: remove it, and --resume measures again") from error
+            raise VactkError(
+                f"'{self.result}' is damaged: remove it, and --resume evaluates again"
+            ) from error
 
     def save_state(self, step: int, state: dict[str, Any]) -> None:
-        """The state after `step` steps; the states before the last two go."""
+        """Save the state after `step` steps, and remove all older ones but one."""
         self.saved_step = step
         if not self.is_writer:
             return
@@ -95,15 +98,15 @@ class RunDir:
             with contextlib.suppress(OSError):  # an old state too many does no harm
                 old.unlink(missing_ok=True)
 
-    def load_state(self, warn: Any) -> dict[str, Any] | None:
-        """The newest state that reads, on the CPU; None when there is none. `warn` hears of damaged ones."""
+    def load_state(self, warn: Callable[[str], None]) -> dict[str, Any] | None:
+        """Load the newest intact state, on the CPU; None when there is none. `warn` is called for damaged ones."""
         for path in reversed(self._state_files()):
             try:
                 state = _read_state(path)
             except (
                 Exception
             ) as error:  # damaged bytes make zipfile's and torch's readers raise nearly anything
-                warn(f"'{path}' is damaged ({type(error).__name__}); going on from the state before it")
+                warn(f"'{path}' is damaged ({type(error).__name__}); trying the state before it")
             else:
                 self.saved_step = state["step"]
                 return state
@@ -115,15 +118,15 @@ class RunDir:
         return any("evaluation" in line and line["step"] == step for line in map(settings.parse_json, lines))
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """One more line of metrics.jsonl."""
+        """Append a line to metrics.jsonl."""
         self._append(self.metrics, line)
 
     def append_skipped(self, line: dict[str, Any]) -> None:
-        """One more line of skipped.jsonl: a step that was left out, and its videos."""
+        """Append a line to skipped.jsonl: a skipped step and its videos."""
         self._append(self.skipped, line)
 
-    def cut_lines(self, step: int) -> None:
-        """Drop the lines after `step`, and what was cut short: those steps will be run again."""
+    def drop_lines_after(self, step: int) -> None:
+        """Drop the lines of steps after `step`, which will be taken again, and incomplete lines."""
         if not self.is_writer:
             return
         for path in (self.metrics, self.skipped):
@@ -131,15 +134,15 @@ class RunDir:
                 lines = path.read_bytes().splitlines(keepends=True)
                 write_text(path, b"".join(line for line in lines if _is_up_to(line, step)).decode())
 
-    def add_record(self, piece: dict[str, Any]) -> None:
-        """One more piece of the run in run.json: what it was run with, each time that it was started."""
+    def add_provenance(self, segment: dict[str, Any]) -> None:
+        """Append a segment to run.json: each time that the run is started or resumed begins one."""
         if not self.is_writer:
             return
-        pieces: list[Any] = []
+        segments: list[Any] = []
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # absent, or damaged: begin anew
-            pieces = list(settings.parse_json(self.record.read_text(encoding="utf-8"))["pieces"])
-        text = json.dumps({"pieces": [*pieces, piece]}, indent=1, ensure_ascii=False)
-        write_text(self.record, text + "\n")
+            segments = list(settings.parse_json(self.provenance.read_text(encoding="utf-8"))["segments"])
+        text = json.dumps({"segments": [*segments, segment]}, indent=1, ensure_ascii=False)
+        write_text(self.provenance, text + "\n")
 
     def _append(self, path: Path, line: dict[str, Any]) -> None:
         if not self.is_writer:
@@ -159,7 +162,7 @@ class RunDir:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The file at `path`, locked for as long as it is open. Raises VactkError where another process has it."""
+    """Open and lock the file at `path` until it is closed. Raises VactkError where another process holds it."""
     try:
         file = path.open("w", encoding="utf-8")
     except OSError as error:
@@ -169,26 +172,26 @@ def _locked(path: Path) -> IO[str]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise VactkError(f"another process is at work on the run in '{path.parent}'") from error
+            raise VactkError(f"another process is running in '{path.parent}'") from error
         except OSError:  # a file system without locks
             return file
     return file
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """A saved state, every byte of it checked: torch does not look whether tensors are as they were written."""
+    """Read a saved state and verify its checksums, which torch does not do for tensors."""
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise ValueError(f"{damaged} is not what was written")
+        raise ValueError(f"checksum mismatch in {damaged}")
     state = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state, dict) or "step" not in state:
-        raise ValueError("it holds no state")
+        raise ValueError("not a saved state")
     return state
 
 
 def _is_up_to(line: bytes, step: int) -> bool:
-    """Whether a line of a log is whole, and of a step up to `step`."""
+    """Whether a log line is complete, and of a step up to `step`."""
     try:
         values = settings.parse_json(line)
         return line.endswith(b"\n") and values["step"] <= step
@@ -196,9 +199,9 @@ def _is_up_to(line: bytes, step: int) -> bool:
         return False
 
 
-# settings that may change between the pieces of a run, because they do not change its result; but the number
-# of pieces of a batch, which changes what a video is contrasted with, has to where memory runs out
-FREE = (
+# Settings that may change when a run is resumed, because they do not change its result. run.accumulate does,
+# through the videos that one is contrasted with, but where memory runs out it has to change.
+CHANGEABLE = (
     "data.workers",
     "data.timeout_s",
     "data_root",
@@ -219,6 +222,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         name, before, after = prefix + key, old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, name + ".")
-        elif before != after and name not in FREE:
+        elif before != after and name not in CHANGEABLE:
             found.append(f"{name} was {before!r}, now {after!r}")
     return found

@@ -1,4 +1,4 @@
-"""Build what a training run needs: videos, model, losses and the trainer."""
+"""Set-up of a training run: its videos, model, losses and trainer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
 
 from vactk import config as settings
@@ -16,9 +14,11 @@ from vactk.checkpoints.checkpoint import initial_values
 from vactk.checkpoints.load import is_foreign, open_model
 from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.class_subsets import sample_shots
+from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
 from vactk.data.tools.check import read_excluded
 from vactk.data.video_dataset import VideoDataset
+from vactk.distributed import gather_object, num_processes
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.scoring import image_spec
@@ -41,11 +41,11 @@ from vactk.train.trainer import Trainer
 def start_from(
     path: Path, model: VideoModel, *, originals: bool = True
 ) -> tuple[VideoModel, dict[str, Tensor]]:
-    """Put a checkpoint's weights into `model`, heads where they are for the same classes or words.
+    """Load a checkpoint's weights into `model`, and those of its heads where classes or words are the same.
 
-    Returns the model, and, where `originals` are asked for, the original values of what CLIP and added modules
-    have: CLIP's own as `model` came, those of added modules as they were before the checkpoint was trained.
-    Raises VactkError when the checkpoint has modules that `model` has not.
+    Returns the model and, with `originals`, the original values of its weights: CLIP's as in `model` now, those
+    of added modules as they were before the checkpoint was trained. Raises VactkError when the checkpoint has
+    modules that `model` lacks.
     """
     backbone = settings.to_dict(model.config.backbone)
     stated = backbone if is_foreign(path) else {"pretrained": backbone["pretrained"]}
@@ -56,7 +56,7 @@ def start_from(
     lost = [name for name in left_out if not name.startswith(("class_head.", "word_head."))]
     if lost:
         raise VactkError(
-            f"the model to train has no place for '{lost[0]}' of '{path}' ({len(lost)} such tensors)"
+            f"the model to train has no '{lost[0]}', which '{path}' has ({len(lost)} such tensors)"
         )
     if source.heads.classes != model.heads.classes:
         fits = {name: tensor for name, tensor in fits.items() if not name.startswith("class_head.")}
@@ -75,25 +75,67 @@ def start_from(
 FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
 
 
+def load_splits(recipe: Recipe, reporter: Reporter) -> tuple[VideoSet, list[VideoSet]]:
+    """Return the videos to train on, and the splits to evaluate on."""
+    dataset = find_dataset(recipe.dataset)
+    root = Path(recipe.data_root) if recipe.data_root else None
+    splits = []
+    for split in (dataset.train_split, *dataset.eval_splits):
+        videos = dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
+        splits.append(videos)
+    for videos in splits:
+        for line in videos.report.lines() if videos.report else ():
+            reporter.message(f"{videos.name}, {videos.split}: {line}")
+    return training_videos(recipe, splits[0]), splits[1:]
+
+
 def training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
-    """Those that are on disk and not excluded; of them as many shots as the recipe asks for."""
+    """Return the videos that are on disk and not excluded, or as many of each class as the recipe asks for."""
     check_missing(videos, recipe.run.max_failed, "run.max_failed")
     videos = videos.present(read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set())
     if len(videos.classes) < 2:
         raise VactkError(
-            f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': nothing to tell apart"
+            f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': training needs at least two"
         )
     return sample_shots(videos, recipe.shots, recipe.run.seed) if recipe.shots else videos
 
 
-def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Reporter) -> Trainer:
+def build_trainer(recipe: Recipe, videos: VideoSet, run_dir: RunDir, reporter: Reporter) -> Trainer:
+    """Build the trainer of a recipe, from the newest state in `run_dir` where there is one."""
     torch.manual_seed(recipe.run.seed)
-    asked, recipe = recipe, fit_batch(recipe, len(videos.records), PartialState().num_processes)
-    if recipe.run.batch_size < asked.run.batch_size:
+    wanted, recipe = recipe, fit_batch(recipe, len(videos.records), num_processes())
+    if recipe.run.batch_size < wanted.run.batch_size:
         reporter.message(
-            f"batches of {recipe.run.batch_size} videos, not {asked.run.batch_size}: there are "
-            f"{len(videos.records)} to train on"
+            f"batch size {recipe.run.batch_size} instead of {wanted.run.batch_size}: there are only "
+            f"{len(videos.records)} training videos"
         )
+    model, originals = build_model(recipe, videos)
+    reporter.message(describe(model, videos))
+    trainer = Trainer(
+        recipe,
+        model,
+        build_task(recipe, model, videos, reporter.message),
+        VideoDataset(videos.records, recipe.data, image_spec(model), train=True, seed=recipe.run.seed),
+        originals=originals,
+        logs=run_dir.path / "logs",
+        message=reporter.message,
+    )
+    total_steps = trainer.schedule.total_steps
+    if total_steps < FEW_STEPS:
+        reporter.message(f"only {total_steps} steps in {recipe.run.epochs:g} epochs; raise --epochs for more")
+    state = run_dir.load_state(reporter.message)
+    if state is not None:
+        trainer.state.load_state_dict(state)
+        reporter.message(f"resuming at step {trainer.progress.step} of {total_steps}")
+    _begin_segment(trainer, run_dir)
+    return trainer
+
+
+def build_model(recipe: Recipe, videos: VideoSet) -> tuple[VideoModel, dict[str, Tensor]]:
+    """Build the recipe's model with heads for `videos`, and set what is trained.
+
+    Also returns the original weights, as `start_from` does, where the recipe starts from a checkpoint.
+    """
     task = recipe.task
     prompts = [t.format(word) for t in choose_templates(recipe.templates) for word in videos.words]
     heads = Heads(
@@ -108,45 +150,32 @@ def build_trainer(recipe: Recipe, videos: VideoSet, folder: RunDir, reporter: Re
         model, originals = start_from(Path(recipe.start), model, originals=recipe.interpolated.weight > 0)
     model.video_clip.gradient_checkpointing = recipe.run.gradient_checkpointing
     choose_trained(model, task.towers)
-    reporter.message(describe(model, videos))
-    engine = Trainer(
-        recipe,
-        model,
-        build_task(recipe, model, videos, reporter.message),
-        VideoDataset(videos.records, recipe.data, image_spec(model), train=True, seed=recipe.run.seed),
-        originals=originals,
-        logs=folder.path / "logs",
-        message=reporter.message,
-    )
-    if engine.total_steps < FEW_STEPS:
-        reporter.message(
-            f"only {engine.total_steps} steps in {recipe.run.epochs:g} epochs: --epochs takes more"
-        )
-    state = folder.load_state(reporter.message)
-    if state is not None:
-        engine.load_state(state)
-        reporter.message(f"going on from step {engine.progress.step} of {engine.total_steps}")
-    if len(set(gather_object([engine.progress.step]))) > 1:
+    return model, originals
+
+
+def _begin_segment(trainer: Trainer, run_dir: RunDir) -> None:
+    """Begin a segment of the run at the trainer's step: in its logs, and in its provenance."""
+    step = trainer.progress.step
+    if len(set(gather_object([step]))) > 1:
         raise VactkError(
-            f"not all processes see the same states in '{folder.path}': --output must be on a disk that all "
-            "machines share"
+            f"processes found different states in '{run_dir.path}': --output must be on a disk that all machines "
+            "share"
         )
-    folder.cut_lines(engine.progress.step)
-    folder.add_record(describe_run(recipe, engine.accelerator, from_step=engine.progress.step))
-    return engine
+    run_dir.drop_lines_after(step)
+    run_dir.add_provenance(describe_run(trainer.recipe, trainer.accelerator, from_step=step))
 
 
 def describe(model: VideoModel, videos: VideoSet) -> str:
-    """What will be trained, on what: a line with the number of trained parameters of every part."""
-    parts = {}
-    for name, part in model.module_dict().items():
-        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        if trained:
-            parts[name] = trained
-    total = sum(p.numel() for p in model.module_dict().parameters())
-    listed = ", ".join(f"{name} {count:,}" for name, count in parts.items())
+    """Return a line on what is trained: the number of parameters of each module, videos and classes."""
+    modules = model.module_dict()
+    counts = {
+        name: sum(p.numel() for p in module.parameters() if p.requires_grad)
+        for name, module in modules.items()
+    }
+    total = sum(p.numel() for p in modules.parameters())
+    listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
     return (
-        f"{model.config.backbone.name}: {sum(parts.values()):,} of {total:,} parameters are trained ({listed}), "
+        f"{model.config.backbone.name}: {sum(counts.values()):,} of {total:,} parameters are trained ({listed}), "
         f"on {len(videos.records):,} videos of {len(videos.classes)} classes"
     )
 
@@ -154,59 +183,66 @@ def describe(model: VideoModel, videos: VideoSet) -> str:
 def build_task(
     recipe: Recipe, model: VideoModel, videos: VideoSet, message: Callable[[str], None]
 ) -> VideoTextTask:
-    """The model's losses on `videos`, with their texts computed as far as they are frozen.
+    """Build the model's losses on `videos`; texts that stay frozen are embedded beforehand.
 
-    `message` hears of what is amiss with descriptions.
+    `message` shows what is wrong with descriptions.
     """
-    templates = choose_templates(recipe.templates)
-    tokenize = model.backbone.tokenize
-    text_is_frozen = "text" not in recipe.task.towers
-    if text_is_frozen and model.video_clip.text.is_plain:
-        fixed = class_embeddings(model, videos.words, templates, torch.device("cpu"))
-        prompts = ClassPrompts(fixed=fixed)
-    else:
-        tokens = tokenize([template.format(word) for template in templates for word in videos.words])
-        tokens = model.video_clip.text.trim(tokens).unflatten(0, (len(templates), -1))  # (templates, C, L)
-        prompts = ClassPrompts(tokens=tokens, frozen=text_is_frozen)
-    masked = None
-    if model.word_head is not None:
-        masker = PromptMasker(
-            model.heads.vocabulary,
-            tokenize.encode,
-            start=tokenize.sot_token_id,
-            end=tokenize.eot_token_id,
-            context_length=tokenize.context_length,
-            rate=recipe.task.mask_rate,
-        )
-        masked = MaskedPrompts(masker, videos.words, templates)
     descriptions = None
     if recipe.descriptions and recipe.task.descriptions:
-        frozen = text_is_frozen and model.video_clip.text.is_plain
+        frozen = "text" not in recipe.task.towers and model.video_clip.text.is_plain
         descriptions = describing_texts(
             recipe.descriptions, videos, model.backbone, frozen=frozen, message=message
         )
-    return VideoTextTask(model, recipe.task, prompts, masked, descriptions)
+    prompts = _class_prompts(recipe, model, videos)
+    return VideoTextTask(model, recipe.task, prompts, _masked_prompts(recipe, model, videos), descriptions)
+
+
+def _class_prompts(recipe: Recipe, model: VideoModel, videos: VideoSet) -> ClassPrompts:
+    templates, text = choose_templates(recipe.templates), model.video_clip.text
+    is_frozen = "text" not in recipe.task.towers
+    if is_frozen and text.is_plain:
+        return ClassPrompts(fixed=class_embeddings(model, videos.words, templates, torch.device("cpu")))
+    prompts = [template.format(word) for template in templates for word in videos.words]
+    tokens = text.trim(model.backbone.tokenize(prompts)).unflatten(
+        0, (len(templates), -1)
+    )  # (templates, C, L)
+    return ClassPrompts(tokens=tokens, frozen=is_frozen)
+
+
+def _masked_prompts(recipe: Recipe, model: VideoModel, videos: VideoSet) -> MaskedPrompts | None:
+    if model.word_head is None:
+        return None
+    tokenize = model.backbone.tokenize
+    masker = PromptMasker(
+        model.heads.vocabulary,
+        tokenize.encode,
+        start=tokenize.sot_token_id,
+        end=tokenize.eot_token_id,
+        context_length=tokenize.context_length,
+        rate=recipe.task.mask_rate,
+    )
+    return MaskedPrompts(masker, videos.words, choose_templates(recipe.templates))
 
 
 def describing_texts(
     file: str, videos: VideoSet, backbone: Backbone, *, frozen: bool, message: Callable[[str], None]
 ) -> DescriptionTexts:
-    """The descriptions in `file` of `videos`. `message` hears of missing, extra and shortened ones."""
+    """Read the descriptions of `videos` in `file`. `message` shows how many are missing, unused or truncated."""
     matched = match_descriptions(read_descriptions(Path(file)), [record.video for record in videos.records])
     if matched.missing:
         message(
             f"{len(matched.missing)} of {len(videos.records)} videos have no description in '{file}', such as "
-            f"'{matched.missing[0]}': they are trained on without one"
+            f"'{matched.missing[0]}': this loss leaves them out"
         )
     if matched.extra:
-        message(f"{len(matched.extra)} described videos are not trained on, such as '{matched.extra[0]}'")
+        message(f"{len(matched.extra)} descriptions are of no training video, such as '{matched.extra[0]}'")
     texts = [text for own in matched.texts for text in own]
     short = backbone.shorten(texts)
     changed = sum(before != after for before, after in zip(texts, short, strict=True))
     if changed:
         message(
-            f"{changed} of {len(texts)} descriptions were cut to the {backbone.tokenize.context_length} tokens "
-            "of the text tower"
+            f"{changed} of {len(texts)} descriptions were truncated to the text tower's "
+            f"{backbone.tokenize.context_length} tokens"
         )
     counts = torch.tensor([len(own) for own in matched.texts])
     return DescriptionTexts(backbone.tokenize(short), counts, frozen=frozen)

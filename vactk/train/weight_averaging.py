@@ -1,4 +1,4 @@
-"""The mean of the weights along a training run (Open-VCLIP, section 3.4; stochastic weight averaging)."""
+"""Running mean of the weights along a training run (Open-VCLIP, section 3.4; stochastic weight averaging)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from vactk.errors import VactkError
-from vactk.train.fsdp import pieces_of
+from vactk.train.fsdp import shard_like
 
 
 @dataclass(frozen=True, kw_only=True)
 class AverageConfig:
-    """Which weights of the run are averaged; none by default. The last step's are always among them."""
+    """The steps whose weights are averaged; none by default. The last step is always among them."""
 
-    every_epochs: float = 0.0  # between the weights that are averaged; 0: see every_steps
-    every_steps: int = 0  # the same in steps; 0: see every_epochs
-    start_epoch: float = 0.0  # of the first
+    every_epochs: float = 0.0  # interval in epochs; 0: every_steps decides
+    every_steps: int = 0  # interval in steps; 0: every_epochs decides
+    start_epoch: float = 0.0  # epochs before the first weights that are averaged
 
     def __post_init__(self) -> None:
         if self.every_epochs < 0 or self.every_steps < 0 or self.start_epoch < 0:
@@ -30,10 +30,9 @@ class AverageConfig:
             raise VactkError("weights are averaged by every_epochs or by every_steps, not both")
 
     def steps(self, epochs: float, step_of: Callable[[float], int]) -> set[int]:
-        """The steps whose weights are averaged, each once; none where nothing is averaged.
+        """Return the steps whose weights are averaged; none where averaging is off.
 
-        `step_of` gives the step with which so many epochs are done: the end of an epoch is where it is rounded
-        to, however many were averaged before.
+        `step_of` maps a number of epochs to the step that ends them.
         """
         last, start = step_of(epochs), step_of(self.start_epoch) if self.start_epoch else 0
         if self.every_steps:
@@ -55,7 +54,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the weights as they are now into the mean."""
+        """Add the present weights to the mean."""
         self.count += 1
         for name, parameter in self.parameters.items():
             value = parameter.detach().float()
@@ -64,20 +63,20 @@ class WeightAverage:
             else:
                 self.mean[name] = value.clone()
 
-    def state(self) -> dict[str, Any]:
-        """What `load_state` goes on from."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the mean and the number of weights in it."""
         return {"count": self.count, "mean": self.mean}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
         self.count = state["count"]
         for name, mean in state["mean"].items():
             parameter = self.parameters[name]
-            self.mean[name] = pieces_of(mean.to(parameter.device), parameter.detach().float())
+            self.mean[name] = shard_like(mean.to(parameter.device), parameter.detach().float())
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The mean in the place of the weights, which come back at the end."""
+        """Replace the weights by their mean, and restore them at the end."""
         kept = {name: self.parameters[name].detach().clone() for name in self.mean}
         try:
             self._copy(self.mean)

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 
 import vactk
 from vactk import config as settings
 from vactk.data.config import DataConfig
 from vactk.data.records import Record
 from vactk.data.worker_pool import BatchLoader
+from vactk.distributed import Accelerator, broadcast_object, gather_object
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.scoring import image_spec
@@ -135,8 +134,8 @@ def update_index(
     the same call goes on from it to the same index.
     """
     is_main = accelerator.is_main_process
-    sent: list[Any] = [diff_index(store.known(), source, retry=retry) if is_main else None]
-    todo: IndexDiff = broadcast_object_list(sent)[0] if accelerator.num_processes > 1 else sent[0]
+    todo = broadcast_object(diff_index(store.known(), source, retry=retry) if is_main else None)
+    assert todo is not None
     change = Change(
         unchanged=todo.unchanged,
         dropped=len(todo.drop),
@@ -205,8 +204,7 @@ def embed_videos(
         has_one = start + rank < len(batches)
         parts = _embed(model, next(reader), accelerator, batch_size) if has_one else []
         finished = []
-        gathered: list[EmbeddedChunk] = gather_object(parts) if world > 1 else parts
-        for part in gathered:
+        for part in gather_object(parts):
             open_pieces.setdefault(part.piece.place, []).append(part)
             if part.piece.is_last:
                 place = part.piece.place
@@ -263,16 +261,16 @@ def _all_pieces(
     """The pieces of each video; what headers say of their length is asked once, by the main process."""
     if not reading.windows.length_s:
         return [[Piece(place, 0, True)] for place in range(len(records))]
-    sent: list[Any] = [None]
+    durations: list[float | None] = []
     if accelerator.is_main_process:
         groups = [list(range(i, min(i + 64, len(records)))) for i in range(0, len(records), 64)]
         data = reading.data
         reader = BatchLoader(
             Durations(records), groups, list, workers=data.num_workers, timeout_s=data.timeout_s
         )
-        sent = [[duration_s for group in reader for duration_s in group]]
-    durations = broadcast_object_list(sent)[0] if accelerator.num_processes > 1 else sent[0]
-    return [pieces(place, duration_s, reading.windows) for place, duration_s in enumerate(durations)]
+        durations = [duration_s for group in reader for duration_s in group]
+    everywhere = broadcast_object(durations)
+    return [pieces(place, duration_s, reading.windows) for place, duration_s in enumerate(everywhere)]
 
 
 def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]]:

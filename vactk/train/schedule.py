@@ -1,0 +1,47 @@
+"""The number of steps of a run, their learning rates, and after which of them it logs, saves and evaluates."""
+
+from __future__ import annotations
+
+from vactk.data.batch_sampler import num_steps
+from vactk.train.optim import peak_lr, schedule
+from vactk.train.recipe import Recipe
+
+
+class TrainSchedule:
+    """The steps of a recipe over `num_videos` videos. All methods but `lr` count the steps that are done."""
+
+    def __init__(self, recipe: Recipe, num_videos: int) -> None:
+        run = recipe.run
+        self.run, self.optim = run, recipe.optim
+        self.steps_per_epoch = num_videos / run.batch_size
+        self.total_steps = num_steps(num_videos, run.batch_size, run.epochs)
+        self.warmup_steps = round(recipe.optim.warmup_epochs * self.steps_per_epoch)
+        self.save_steps = max(1, round(run.save_every * self.steps_per_epoch))
+        self.eval_steps = max(1, round(run.eval_every * self.steps_per_epoch)) if run.eval_every else 0
+        self.averaged_steps = recipe.average.steps(
+            run.epochs, lambda epochs: num_steps(num_videos, run.batch_size, epochs)
+        )
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of the step after `step` steps."""
+        optim = self.optim
+        factor = schedule(
+            step, self.total_steps, self.warmup_steps, optim.warmup_start_factor, optim.min_lr_factor
+        )
+        return peak_lr(optim, self.run.batch_size) * factor
+
+    def epoch(self, step: int) -> float:
+        """Return the passes over the videos that are done."""
+        return step / self.steps_per_epoch
+
+    def logs(self, step: int) -> bool:
+        """Whether metrics are written."""
+        return step % self.run.log_every == 0 or step == self.total_steps
+
+    def saves(self, step: int) -> bool:
+        """Whether the state is saved: also before an evaluation, which a signal may interrupt at any moment."""
+        return step % self.save_steps == 0 or step == self.total_steps or self.evaluates(step)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the model is evaluated between steps; after the last one it always is."""
+        return self.eval_steps > 0 and 0 < step < self.total_steps and step % self.eval_steps == 0

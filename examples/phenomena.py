@@ -171,8 +171,8 @@ def every_motion(videos: VideoSet) -> VideoSet:
 def class_scores(model: VideoModel, videos: VideoSet, recipe: Recipe, accelerator: Any) -> tuple[Any, Any]:
     """Log-probabilities (N, C) by similarity to the classes' words, and labels (N,)."""
     embeddings = class_embeddings(model, videos.words, ("a {}",), accelerator.device)
-    scorers = {"similarity": similarity_scorer(embeddings, model.video_clip.logit_scale)}
-    scores = score_videos(model, videos, scorers, recipe.data, accelerator, batch_size=32)
+    scorers = {"similarity": similarity_scorer(model, embeddings)}
+    scores = score_videos(model, videos, scorers, recipe.evaluation, accelerator)
     labels = torch.tensor([record.label for record in videos.records])
     return scores.probabilities["similarity"].log(), labels
 

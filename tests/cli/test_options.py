@@ -23,7 +23,7 @@ def command(
 
 
 def given(**values):
-    return {name: None for name in command.__annotations__} | values
+    return dict.fromkeys(command.__annotations__) | values
 
 
 def test_options_become_nested_settings():

@@ -10,8 +10,6 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
 from vactk.cli.exporting import ExportOptions, run_export
-from vactk.cli.labels import read_labels
-from vactk.cli.zeroshot import refuse
 from vactk.config import nest
 
 FORMAT, CHECK = "Format", "Check"
@@ -141,7 +139,7 @@ def export(
         and part
         and "classifier" not in part,
     }
-    refuse(contradictions)
+    options.refuse(contradictions)
     assert output is not None
     given = {
         "templates": templates,
@@ -155,7 +153,7 @@ def export(
     asked = ExportOptions(
         checkpoint=checkpoint,
         overrides=nest(given),
-        labels=None if labels is None else read_labels(labels),
+        labels=None if labels is None else options.read_labels(labels),
         by=by,
         output=output,
         settings={

@@ -169,14 +169,12 @@ class MergeRun:
         accelerator = prepare_model(model, config)
         given = self.overrides.get("data_root") or model.info.get("recipe", {}).get("data_root")
         root = Path(given) if given else None
-        protocol = EvalSettings(
-            config.data, config.prompts, config.batch_size, accelerator, self.shown.progress
-        )
+        settings = EvalSettings(config, accelerator, self.shown.progress)
 
         def load(name: str, split: str) -> VideoSet:
             return find_dataset(name).load(split, root=root, progress=self.shown.progress(f"{name}: videos"))
 
-        return model, protocol, load
+        return model, settings, load
 
 
 class MeasuredSet:

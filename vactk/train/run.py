@@ -15,11 +15,12 @@ from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
 from vactk.distributed import process_state
 from vactk.errors import RestartError, VactkError
-from vactk.evaluate.zero_shot import Evaluation, evaluate, score_classes
+from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.results import EvalResult
+from vactk.evaluate.zero_shot import evaluate_protocol
 from vactk.files.atomic import write_text
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.progress import Reporter
-from vactk.text.templates import choose_templates
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
 from vactk.train.setup import build_trainer, training_videos
@@ -161,28 +162,21 @@ def _report_skipped(engine: Trainer, skipped: Skipped, folder: RunDir, reporter:
     reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{folder.skipped}'")
 
 
-def _evaluate(engine: Trainer, videos: VideoSet, reporter: Reporter) -> Evaluation:
-    recipe = engine.recipe
+def _evaluate(engine: Trainer, videos: VideoSet, reporter: Reporter) -> EvalResult:
+    progress = reporter.progress(f"{videos.name}: evaluating {videos.split}")
     model = engine.whole_model()
     with at_once():
-        scores = score_classes(
-            model,
-            videos,
-            recipe.data,
-            engine.accelerator,
-            templates=choose_templates(recipe.templates),
-            batch_size=recipe.run.eval_batch_size,
-            progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
+        return evaluate_protocol(
+            model, split_data(videos), engine.recipe.evaluation, engine.accelerator, progress=progress
         )
-    return evaluate(videos, scores)
 
 
-def _by_split(evaluations: list[Evaluation]) -> dict[str, Any]:
-    return {evaluation.split: evaluation.to_json() for evaluation in evaluations}
+def _by_split(evaluations: list[EvalResult]) -> dict[str, Any]:
+    return {result.data.videos.split: result.to_json() for result in evaluations}
 
 
 def _finish(
-    engine: Trainer, folder: RunDir, evaluations: list[Evaluation], reporter: Reporter
+    engine: Trainer, folder: RunDir, evaluations: list[EvalResult], reporter: Reporter
 ) -> TrainResult:
     recipe, rates = engine.recipe, engine.clock.rates()
     for note in engine.notes():

@@ -29,7 +29,8 @@ from vactk.evaluate.classifier import class_embeddings, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy
 from vactk.evaluate.scoring import score_videos
 from vactk.models.video_model import ModelConfig, VideoModel, new_model
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
 LOSSES = ["task.masked_words=0"]  # a head that says little about temporal modules, and takes its time
@@ -170,8 +171,8 @@ def every_motion(videos: VideoSet) -> VideoSet:
 def class_scores(model: VideoModel, videos: VideoSet, recipe: Recipe, accelerator: Any) -> tuple[Any, Any]:
     """Log-probabilities (N, C) by similarity to the classes' words, and labels (N,)."""
     embeddings = class_embeddings(model, videos.words, ("a {}",), accelerator.device)
-    scorers = {"similarity": similarity_scorer(embeddings, model.video_clip.logit_scale)}
-    scores = score_videos(model, videos, scorers, recipe.data, accelerator, batch_size=32)
+    scorers = {"similarity": similarity_scorer(model, embeddings)}
+    scores = score_videos(model, videos, scorers, recipe.evaluation, accelerator)
     labels = torch.tensor([record.label for record in videos.records])
     return scores.probabilities["similarity"].log(), labels
 

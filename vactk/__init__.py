@@ -9,18 +9,22 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BackboneConfig": "vactk.models.backbone",
-    "ModelConfig": "vactk.checkpoints.checkpoint",
+    "EvalConfig": "vactk.evaluate.config",
+    "Index": "vactk.retrieval.library",
+    "Model": "vactk.evaluate.model",
+    "ModelConfig": "vactk.models.video_model",
     "NeighbourAttentionConfig": "vactk.models.temporal.frame_attention",
+    "Predictor": "vactk.evaluate.predictor",
     "STAdapterConfig": "vactk.models.temporal.adapters",
     "TEDAdapterConfig": "vactk.models.temporal.adapters",
     "VactkError": "vactk.errors",
     "VideoCLIP": "vactk.models.video_clip",
     "VideoError": "vactk.video",
-    "load_model": "vactk.checkpoints.checkpoint",
-    "new_model": "vactk.checkpoints.checkpoint",
+    "load_model": "vactk.evaluate.model",
+    "new_model": "vactk.models.video_model",
     "open_video": "vactk.video",
     "sample_video": "vactk.video",
-    "save_model": "vactk.checkpoints.checkpoint",
+    "save_model": "vactk.evaluate.model",
 }
 
 __all__ = [*_HOMES, "__version__"]

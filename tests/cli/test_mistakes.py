@@ -22,7 +22,7 @@ CASES = [
     (["train", "--dataset", "shapes", "--resume"], "--resume goes on with the run in --output"),
     (["train", "--dataset", "shapes", "run.accumulate=5"], "batch_size 32 is not divisible by accumulate=5"),
     (["zeroshot"], "give either videos with --labels, or a --dataset"),
-    (["zeroshot", "x.mp4"], "videos need --labels, or a --checkpoint that was trained on some"),
+    (["zeroshot", "x.mp4"], "pass --labels, or a --checkpoint trained on labelled classes"),
     (["zeroshot", "--dataset", "shapes", "--labels", "a,b"], "a dataset brings its own labels"),
     (["train", "--dataset", "shapes", "shots=-1"], "shots must be at least 0"),
     (["train", "--dataset", "shapes", "model.temporal.placement=pre_norm"], "'model.temporal.placement' must be one of"),

@@ -12,7 +12,10 @@ from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
-from vactk.evaluate.zero_shot import evaluate, score_classes
+from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.scoring import score_videos
+from vactk.evaluate.zero_shot import split_scorers, summarize
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, new_model
 
@@ -37,25 +40,25 @@ def videos(monkeypatch, tmp_path):
 def measure(model, videos, world, **settings):
     def work(rank):
         accelerator = make_accelerator("cpu", "fp32")
-        config = DataConfig(num_frames=2, workers=0)
+        config = EvalConfig(data=DataConfig(num_frames=2, workers=0), templates="object", batch_size=2)
+        data = split_data(videos)
+        scorers = split_scorers(model, data, config, accelerator.device)
         try:
-            scores = score_classes(
-                model, videos, config, accelerator, templates=("a {}",), batch_size=2, **settings
-            )
+            scores = score_videos(model, videos, scorers, config, accelerator, **settings)
         except VactkError as error:
             return str(error)
-        return scores, evaluate(videos, scores)
+        return scores, summarize(data, scores)
 
     return run_processes(world, work)
 
 
 def test_uneven_shards_give_the_numbers_of_one_process(model, videos):
     ((alone, numbers),) = measure(model, videos, 1)
-    assert alone.places.tolist() == [1, 2, 3, 4, 5]
+    assert alone.indices.tolist() == [1, 2, 3, 4, 5]
     assert [failure.place for failure in alone.failures] == [0, 6]
     for world in (2, 3, 5):
         for scores, found in measure(model, videos, world):  # every process has all of it
-            assert scores.places.tolist() == alone.places.tolist()
+            assert scores.indices.tolist() == alone.indices.tolist()
             assert scores.failures == alone.failures
             assert found == numbers
             for name, values in alone.probabilities.items():

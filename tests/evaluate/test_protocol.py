@@ -63,26 +63,26 @@ def test_the_two_full_sets_of_hmdb51_differ(tmp_path):
     assert (len(whole.videos.records), len(split1.videos.records)) == (12, 9)
     assert whole.hash != split1.hash
     assert "all has 12 videos, published: 6,766" in whole.notes
-    assert any("its content is" in note for note in whole.notes)
+    assert any("its content hash is" in note for note in whole.notes)
 
 
 def test_a_video_of_several_splits_is_read_once(tmp_path):
-    plan = load_protocol_data(find_protocol("hmdb51/ep3"), trees.hmdb51(tmp_path))
-    assert [draw.name for draw in plan.draws] == ["test1", "test2", "test3"]
-    assert [len(draw.places) for draw in plan.draws] == [3, 3, 3]
-    assert len(plan.videos.records) == len({place for draw in plan.draws for place in draw.places})
-    for number, draw in enumerate(plan.draws, 1):
-        names = {plan.videos.records[place].name for place in draw.places}
+    data = load_protocol_data(find_protocol("hmdb51/ep3"), trees.hmdb51(tmp_path))
+    assert [split.name for split in data.splits] == ["test1", "test2", "test3"]
+    assert [len(split.records) for split in data.splits] == [3, 3, 3]
+    assert len(data.videos.records) == len({index for split in data.splits for index in split.records})
+    for number, split in enumerate(data.splits, 1):
+        names = {data.videos.records[index].name for index in split.records}
         alone = BENCHMARKS["hmdb51"].load(f"test{number}", root=tmp_path)
         assert names == {record.name for record in alone.records}
 
 
 def test_halves_are_drawn_by_a_seed(tmp_path):
     root = trees.hmdb51(tmp_path)
-    plan = load_protocol_data(find_protocol("hmdb51/ep1"), root)
-    assert [draw.name for draw in plan.draws] == [f"draw {n}" for n in range(1, 11)]
-    assert all(len(draw.classes) == 1 and len(draw.places) == 3 for draw in plan.draws)
-    assert plan == load_protocol_data(find_protocol("hmdb51/ep1"), root)
+    data = load_protocol_data(find_protocol("hmdb51/ep1"), root)
+    assert [split.name for split in data.splits] == [f"draw {n}" for n in range(1, 11)]
+    assert all(len(split.classes) == 1 and len(split.records) == 3 for split in data.splits)
+    assert data == load_protocol_data(find_protocol("hmdb51/ep1"), root)
     halves = random_halves(101, 10, 2023)
     assert all(len(half) == 50 and list(half) == sorted(set(half)) for half in halves)
     assert len(set(halves)) == 10
@@ -95,8 +95,8 @@ def test_halves_are_drawn_by_a_seed(tmp_path):
 def test_base_is_the_more_frequent_half(tmp_path):
     assert base_and_novel([0] * 5 + [1] * 2 + [2] * 2 + [3] + [4] * 2, 5) == ((0, 2, 4), (1, 3))
     root = trees.hmdb51(tmp_path)
-    plan = load_protocol_data(find_protocol("hmdb51/base-to-novel"), root)
-    assert [(draw.name, draw.classes) for draw in plan.draws] == [("base", (1, 2)), ("novel", (0,))]
+    data = load_protocol_data(find_protocol("hmdb51/base-to-novel"), root)
+    assert [(split.name, split.classes) for split in data.splits] == [("base", (1, 2)), ("novel", (0,))]
     base = find_dataset("hmdb51/base").load("train1", root=root)
     assert (base.name, base.classes, base.words) == (
         "hmdb51/base",
@@ -113,7 +113,7 @@ def test_part_of_the_classes_keeps_track_of_what_is_missing(tmp_path):
         path.unlink()
     videos = with_classes(BENCHMARKS["hmdb51"].load("all", root=root), {0, 2})
     assert videos.classes == ("brush_hair", "kick_ball")
-    assert [videos.records[place].label for place in sorted(videos.missing)] == [1, 1]
+    assert [videos.records[index].label for index in sorted(videos.missing)] == [1, 1]
 
 
 def test_the_hash_is_of_what_is_measured_and_not_of_where_it_lies(tmp_path):
@@ -148,8 +148,8 @@ def k600(tmp_path):
     """Three record lists, which count through class tables of their own."""
     root = tmp_path / "k600"
     tables = (["archery", "waving hand"], ["waving hand", "arguing"], ["arguing", "archery"])
-    for draw, classes in enumerate(tables, 1):
-        folder = root / f"k600_split{draw}"
+    for split, classes in enumerate(tables, 1):
+        folder = root / f"k600_split{split}"
         folder.mkdir(parents=True)
         (folder / "k600-openset-cls2index.json").write_text(json.dumps({c: n for n, c in enumerate(classes)}))
         videos = [f"val/{label.replace(' ', '_')}/{match_key(label)}_000001_000011.mp4" for label in classes]
@@ -160,17 +160,17 @@ def k600(tmp_path):
 
 
 def test_record_lists_are_the_users_and_share_one_numbering(k600):
-    plan = load_protocol_data(find_protocol("k600/zs-val"), k600)
-    assert len(plan.videos.records) == 3
-    for draw, expected in zip(
-        plan.draws,
+    data = load_protocol_data(find_protocol("k600/zs-val"), k600)
+    assert len(data.videos.records) == 3
+    for split, expected in zip(
+        data.splits,
         (["archery", "waving hand"], ["arguing", "waving hand"], ["archery", "arguing"]),
         strict=True,
     ):
-        assert [plan.videos.classes[number] for number in draw.classes] == expected
-        labels = {plan.videos.classes[plan.videos.records[place].label] for place in draw.places}
+        assert [data.videos.classes[number] for number in split.classes] == expected
+        labels = {data.videos.classes[data.videos.records[index].label] for index in split.records}
         assert labels == set(expected)
-    assert "split 1 has 2 classes, published: 160" in plan.notes
+    assert "split 1 has 2 classes, published: 160" in data.notes
 
 
 def test_a_list_that_is_not_there_is_named(k600):
@@ -200,16 +200,16 @@ def test_protocols_on_the_official_files(data_dir, tmp_path):
             continue
         source = data_dir / item["path"]
         root = trees.listed_tree(tmp_path / name, source, read_annotations(source, f"{name}-splits"))
-        plan = load_protocol_data(find_protocol(f"{name}/ep3"), root)
-        for draw, parts in zip(plan.draws, item["expect"]["splits"], strict=True):
-            number = draw.name.removeprefix("test")
-            assert (len(draw.classes), len(draw.places)) == (
+        data = load_protocol_data(find_protocol(f"{name}/ep3"), root)
+        for split, parts in zip(data.splits, item["expect"]["splits"], strict=True):
+            number = split.name.removeprefix("test")
+            assert (len(split.classes), len(split.records)) == (
                 item["expect"]["classes"],
                 item["expect"]["splits"][number]["test"],
             )
             assert parts in item["expect"]["splits"]
-        differs = plan.hash != plan.protocol.hash
-        assert differs == any("its content is" in note for note in plan.notes)
+        differs = data.hash != data.protocol.hash
+        assert differs == any("its content hash is" in note for note in data.notes)
 
 
 def test_published_draws_of_kinetics_600(data_dir, tmp_path):
@@ -222,11 +222,11 @@ def test_published_draws_of_kinetics_600(data_dir, tmp_path):
     videos = [f"{entry.video}.mp4" for entry in read_annotations(official, "kinetics-csv").entries]
     files = [*FileTree.scan(tmp_path).others, *sorted(set(videos))]
     (tmp_path / INDEX_NAME).write_text(json.dumps({"files": files}))
-    plan = load_protocol_data(find_protocol("k600/zs-official"), tmp_path)
-    assert [len(draw.classes) for draw in plan.draws] == [160, 160, 160]
-    assert (plan.hash == plan.protocol.hash) == (plan.notes == ())
+    data = load_protocol_data(find_protocol("k600/zs-official"), tmp_path)
+    assert [len(split.classes) for split in data.splits] == [160, 160, 160]
+    assert (data.hash == data.protocol.hash) == (data.notes == ())
     known = {match_key(label) for label in known_classes("k400")}
-    assert not any(match_key(plan.videos.classes[n]) in known for draw in plan.draws for n in draw.classes)
+    assert not any(match_key(data.videos.classes[n]) in known for split in data.splits for n in split.classes)
 
 
 def test_base_classes_are_those_of_vifi_clip(data_dir):

@@ -13,6 +13,7 @@ from vactk.data.video_dataset import VideoDataset, eval_loader, train_loader
 from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings, similarity_scorer
+from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.scoring import image_spec, score_videos
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, new_model
@@ -49,8 +50,8 @@ def test_scores_are_means_of_softmaxes_over_views_in_record_order(model, videos)
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
     scorers = {"similarity": similarity_scorer(model, embeddings)}
     accelerator = make_accelerator("cpu", "fp32")
-    scores = score_videos(model, videos, scorers, config, accelerator, batch_size=4)
-    assert scores.places.tolist() == list(range(6))
+    scores = score_videos(model, videos, scorers, EvalConfig(data=config, batch_size=4), accelerator)
+    assert scores.indices.tolist() == list(range(6))
     dataset = VideoDataset(videos.records, config, image_spec(model), train=False)
     for place, row in enumerate(scores.probabilities["similarity"]):
         views = dataset[0, place].views
@@ -106,8 +107,9 @@ def test_unreadable_videos_are_listed_and_the_rest_is_scored(model, videos, tmp_
     embeddings = class_embeddings(model, videos.words, ("a {}",), CPU)
     scorers = {"similarity": similarity_scorer(model, embeddings)}
     accelerator = make_accelerator("cpu", "fp32")
-    scores = score_videos(model, mixed, scorers, DataConfig(workers=1), accelerator, batch_size=2)
-    assert scores.places.tolist() == [0, 2]
+    config = EvalConfig(data=DataConfig(workers=1), batch_size=2)
+    scores = score_videos(model, mixed, scorers, config, accelerator)
+    assert scores.indices.tolist() == [0, 2]
     (failure,) = scores.failures
     assert failure.place == 1
     assert "page.mp4" in failure.message

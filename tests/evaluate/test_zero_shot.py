@@ -1,4 +1,4 @@
-"""Protocols measured with the toy CLIP; the oracle measures each draw on its own."""
+"""Protocols evaluated with the toy CLIP; the oracle is a loop over each split's videos."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.data import trees
 from vactk.data.class_subsets import with_classes
 from vactk.data.config import DataConfig
 from vactk.data.records import VideoSet
+from vactk.data.video_dataset import VideoDataset
 from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
+from vactk.evaluate.classifier import class_embeddings
+from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol import find_protocol
-from vactk.evaluate.protocol_splits import load_protocol_data
-from vactk.evaluate.scoring import score_videos
-from vactk.evaluate.zero_shot import evaluate, evaluate_protocol, score_classes
+from vactk.evaluate.protocol_splits import load_protocol_data, split_data
+from vactk.evaluate.scoring import image_spec, score_videos
+from vactk.evaluate.zero_shot import evaluate_protocol
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.registry import TEMPORAL
 from vactk.models.video_model import ModelConfig, new_model
 
-CONFIG = DataConfig(num_frames=2, workers=0)
-TEMPLATES = ("{}", "a {}")
+CONFIG = EvalConfig(data=DataConfig(num_frames=2, workers=0), templates="openvclip", batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -41,31 +44,39 @@ def root(tmp_path_factory):
 
 
 def run(model, name, root, **settings):
-    plan = load_protocol_data(find_protocol(name), root)
-    accelerator = make_accelerator("cpu", "fp32")
-    return evaluate_protocol(model, plan, CONFIG, accelerator, templates=TEMPLATES, batch_size=4, **settings)
+    data = load_protocol_data(find_protocol(name), root)
+    return evaluate_protocol(model, data, CONFIG, make_accelerator("cpu", "fp32"), **settings)
 
 
-def alone(model, plan, draw, **settings) -> tuple[float, float]:
-    """The draw as a dataset of its own."""
-    whole = dataclasses.replace(plan.videos, records=tuple(plan.videos.records[p] for p in draw.places))
-    videos: VideoSet = with_classes(dataclasses.replace(whole, missing=frozenset()), draw.classes)
-    accelerator = make_accelerator("cpu", "fp32")
-    scores = score_classes(model, videos, CONFIG, accelerator, templates=TEMPLATES, batch_size=3)
-    found = evaluate(videos, scores, **settings).accuracy["similarity"]
-    return found["top1"], found["top5"]
+def naive(model, data, split, **settings) -> tuple[float, float]:
+    """The split as a dataset of its own, by a loop over its videos."""
+    whole = dataclasses.replace(data.videos, records=tuple(data.videos.records[i] for i in split.records))
+    videos: VideoSet = with_classes(dataclasses.replace(whole, missing=frozenset()), split.classes)
+    classes = class_embeddings(model, videos.words, CONFIG.prompts, torch.device("cpu"))
+    dataset = VideoDataset(videos.records, CONFIG.data, image_spec(model), train=False)
+    ranks = []
+    for index, record in enumerate(videos.records):
+        views = dataset[0, index].views
+        if views is not None:
+            with torch.no_grad():
+                frames = model.video_clip.video_features(views).frames.mean(dim=1)
+            cosines = (F.normalize(frames, dim=-1) @ classes.T)[0]
+            ranks.append(int((cosines > cosines[record.label]).sum()))
+        elif settings["unreadable"] == "wrong":
+            ranks.append(10**6)
+    return tuple(100 * sum(rank < k for rank in ranks) / len(ranks) if ranks else 0.0 for k in (1, 5))
 
 
 @pytest.mark.parametrize("name", ["hmdb51/ep1", "hmdb51/ep2", "hmdb51/ep3", "hmdb51/base-to-novel"])
 @pytest.mark.parametrize("unreadable", ["wrong", "skip"])
-def test_every_draw_is_what_it_would_be_alone(model, root, name, unreadable):
+def test_every_split_is_what_it_would_be_alone(model, root, name, unreadable):
     result = run(model, name, root, unreadable=unreadable)
-    for found, draw in zip(result.draws, result.plan.draws, strict=True):
-        assert (found.top1, found.top5) == pytest.approx(
-            alone(model, result.plan, draw, unreadable=unreadable)
+    for found, split in zip(result.splits, result.data.splits, strict=True):
+        assert tuple(found.accuracy["similarity"].values()) == pytest.approx(
+            naive(model, result.data, split, unreadable=unreadable)
         )
-        assert found.num_videos == len(draw.places) - (found.num_unreadable if unreadable == "skip" else 0)
-    values = torch.tensor([draw.top1 for draw in result.draws])
+        assert found.num_videos == len(split.records) - (found.num_unreadable if unreadable == "skip" else 0)
+    values = torch.tensor([split.accuracy["similarity"]["top1"] for split in result.splits])
     answer = result.to_json()
     assert answer["top1"] == pytest.approx(float(values.mean()))
     if name == "hmdb51/base-to-novel":
@@ -81,13 +92,12 @@ def test_every_draw_is_what_it_would_be_alone(model, root, name, unreadable):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """A plan of one draw: a video of each class."""
+    """A protocol of one split: a video of each class."""
     folder = tmp_path_factory.mktemp("few")
-    plan = load_protocol_data(find_protocol("hmdb51/ep2"), trees.hmdb51(folder, make=trees.tiny_video))
-    videos = dataclasses.replace(plan.videos, records=plan.videos.records[::4])
-    return dataclasses.replace(
-        plan, videos=videos, draws=(dataclasses.replace(plan.draws[0], places=(0, 1, 2)),)
-    )
+    data = load_protocol_data(find_protocol("hmdb51/ep2"), trees.hmdb51(folder, make=trees.tiny_video))
+    videos = dataclasses.replace(data.videos, records=data.videos.records[::4])
+    split = dataclasses.replace(data.splits[0], records=(0, 1, 2))
+    return dataclasses.replace(data, videos=videos, splits=(split,))
 
 
 @pytest.mark.parametrize("similarity", ["video", "frames"])
@@ -112,11 +122,15 @@ def test_a_protocol_scores_as_the_dataset_does(few, monkeypatch, similarity, tem
     answers = []
     for view_mean, views in itertools.product(("probabilities", "logits"), (1, 2)):
         data = DataConfig(num_frames=3, views=views, view_mean=view_mean, workers=0)
-        evaluate_protocol(model, few, data, accelerator, templates=TEMPLATES, batch_size=4)
-        (by_protocol,) = found.pop().probabilities.values()
-        scores = score_classes(model, few.videos, data, accelerator, templates=TEMPLATES, batch_size=4)
-        assert torch.equal(by_protocol, scores.probabilities["similarity"])
-        answers.append(by_protocol)
+        config = dataclasses.replace(CONFIG, data=data)
+        by_protocol, by_split = (
+            evaluate_protocol(model, d, config, accelerator) for d in (few, split_data(few.videos))
+        )
+        assert by_protocol.accuracy == by_split.accuracy
+        assert by_protocol.data.hash == by_split.data.hash
+        (first,), (second,) = (scores.probabilities.values() for scores in found[-2:])
+        assert torch.equal(first, second)
+        answers.append(first)
     assert not torch.equal(answers[1], answers[3])  # the views are averaged as told
 
 
@@ -126,16 +140,17 @@ def test_a_broken_video_and_a_missing_one_count_as_wrong_and_are_listed(model, t
     first.write_bytes(b"broken")
     second.unlink()
     result = run(model, "hmdb51/ep2", root)
-    assert result.draws[0].num_videos == 12
-    assert result.draws[0].num_unreadable == 2
+    assert result.splits[0].num_videos == 12
+    assert result.splits[0].num_unreadable == 2
     assert {failure.video for failure in result.failures} == {
         str(first),
         str(root / "brush_hair" / second.name),
     }
     assert result.to_json()["missing"] == 1
-    assert result.draws[0].top5 == pytest.approx(100 * 10 / 12)
+    assert result.splits[0].accuracy["similarity"]["top5"] == pytest.approx(100 * 10 / 12)
     skipping = run(model, "hmdb51/ep2", root, unreadable="skip")
-    assert (skipping.draws[0].num_videos, skipping.draws[0].top5) == (10, 100)
+    assert (skipping.splits[0].num_videos, skipping.splits[0].accuracy["similarity"]["top5"]) == (10, 100)
+    assert (result.to_json()["num_videos"], skipping.to_json()["num_videos"]) == (12, 10)
 
 
 def test_too_many_unreadable_videos_stop_the_run(model, tmp_path):

@@ -8,8 +8,9 @@ import torch
 from vactk.config import build, merge, parse_overrides
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.recipes import read_recipe
 from vactk.train.forward_backward import ForwardBackward
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 
 CLASSES = ("star moving left", "star moving right", "fish moving left")
 SMALL_SPLITS = {

@@ -14,8 +14,9 @@ from tests.processes import run_processes
 from tests.train.conftest import Quiet, poison
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import RestartError, VactkError
+from vactk.recipes import read_recipe
 from vactk.train.forward_backward import ForwardBackward
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import Interrupted, train
 
 pytestmark = pytest.mark.usefixtures("small_shapes")

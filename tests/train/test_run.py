@@ -242,7 +242,7 @@ def test_two_processes_do_not_work_on_one_run(tmp_path, quick_recipe, reporter):
 
 def test_batches_larger_than_the_data_are_cut_to_it_in_words(tmp_path, quick_recipe, reporter):
     train(quick_recipe("run.batch_size=64"), tmp_path / "run", resume=False, reporter=reporter)
-    assert "batches of 15 videos, not 64: there are 15 to train on" in reporter.messages
+    assert "batch size 15 instead of 64: there are only 15 training videos" in reporter.messages
     assert len(metrics(tmp_path / "run")) == 2  # one of each epoch
     assert load_model(tmp_path / "run").info["recipe"]["run"]["batch_size"] == 15
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
+MAX_PROBLEMS = 20  # that are printed; --json has all
 
 
 NUMBER_CHARACTERS = set("0123456789.,+-/% ")
@@ -116,6 +117,31 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
 def print_line(text: str) -> None:
     """A line on stdout."""
     Console(soft_wrap=True, highlight=False, quiet=not is_main_process()).print(text, markup=False)
+
+
+def print_problems(title: str, problems: Mapping[str, str]) -> None:
+    """Print what is wrong with each video, below `title`; nothing if there are no problems."""
+    if problems:
+        print_line(f"{title}:")
+    for video, message in list(problems.items())[:MAX_PROBLEMS]:
+        print_line(f"  {message}" if video in message else f"  {video}: {message}")
+    if len(problems) > MAX_PROBLEMS:
+        print_line(f"  and {len(problems) - MAX_PROBLEMS:,} more: --json lists all")
+
+
+def print_unreadable(result: Mapping[str, Any]) -> None:
+    """Print the videos that a command could not read, or only partly, from its JSON result."""
+    for key, title in (("failed", "Could not be read"), ("partial", "Could only be read in part")):
+        print_problems(title, {item["video"]: item["error"] for item in result.get(key) or ()})
+
+
+def describe_conditions(result: Mapping[str, Any]) -> str:
+    """Describe frames, views, crops, templates and content of a result, on two lines."""
+    skipped = ", unreadable videos left out" if result["unreadable"] == "skip" else ""
+    return (
+        f"{result['frames']} frames x {result['views']} views x {result['crops']} crops, "
+        f"templates: {result['templates']}\ncontent {result['hash']}{skipped}"
+    )
 
 
 def percent(value: float | None) -> str:

@@ -9,13 +9,10 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.cli.labels import read_labels
-from vactk.cli.models import load_for_evaluation
-from vactk.cli.zeroshot import refuse
 from vactk.config import nest
 
 if TYPE_CHECKING:
-    from vactk.export.run import EvalSettings
+    from vactk.evaluate.config import EvalConfig
     from vactk.models.video_model import VideoModel
 
 FORMAT, CHECK = "Format", "Check"
@@ -145,7 +142,7 @@ def export(
         and part
         and "classifier" not in part,
     }
-    refuse(contradictions)
+    options.refuse(contradictions)
     assert output is not None
     given = {
         "templates": templates,
@@ -157,15 +154,14 @@ def export(
         "data.decoder": decoder,
     }
     overrides = nest(given)
+    from vactk.evaluate.setup import load_for_evaluation
     from vactk.export.formats import ExportConfig
-    from vactk.export.run import EvalSettings, ExportOptions, run_export
-    from vactk.text.templates import choose_templates
+    from vactk.export.run import ExportOptions, run_export
 
     with display() as shown:
 
-        def load() -> tuple[VideoModel, EvalSettings]:
-            model, recipe = load_for_evaluation(checkpoint, overrides, {}, shown.message)
-            return model, EvalSettings(recipe.data, choose_templates(recipe.templates))
+        def load() -> tuple[VideoModel, EvalConfig]:
+            return load_for_evaluation(checkpoint, overrides, {}, shown.message)
 
         wanted = ExportOptions(
             config=ExportConfig(
@@ -178,7 +174,7 @@ def export(
             ),
             output=output,
             checkpoint=checkpoint,
-            labels=None if labels is None else read_labels(labels),
+            labels=None if labels is None else options.read_labels(labels),
             answer=by,
             results=tuple(results or ()),
             videos=tuple(video or ()),

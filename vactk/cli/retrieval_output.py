@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vactk.cli.display import percent, print_line, print_table
-from vactk.cli.protocols import describe_conditions
+from vactk.cli.display import describe_conditions, percent, print_line, print_table
 
 SHOWN_PROBLEMS = 10
 

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import Display, display, percent, print_json, print_line, print_table
-from vactk.cli.labels import read_labels
-from vactk.cli.models import load_for_evaluation
+from vactk.cli.display import (
+    Display,
+    describe_conditions,
+    display,
+    percent,
+    print_json,
+    print_line,
+    print_table,
+    print_unreadable,
+)
 from vactk.cli.processes import run_on
-from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
-from vactk.config import nest
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from vactk.data.records import VideoSet
-    from vactk.evaluate.scoring import Scores
-    from vactk.models.video_model import VideoModel
-    from vactk.train.recipe import Recipe
+    from vactk.evaluate.protocol import Published
+    from vactk.evaluate.protocol_splits import ProtocolData
+    from vactk.evaluate.results import Answer, Unreadable
 
-SHOWN_LABELS = 3
+MAX_LABELS = 3  # that a table shows of each video; --json has all
 
 
 class ZeroShotOptions(NamedTuple):
-    """What the options ask for, before any model is loaded."""
+    """Options of the command that say how videos are classified."""
 
     checkpoint: Path | None
-    by: str
-    overrides: dict[str, Any]  # of a recipe
-    unreadable: Literal["wrong", "skip"]
+    by: Answer
+    overrides: dict[str, Any]  # by a recipe's keys
+    unreadable: Unreadable
     max_failed: float
 
     @property
@@ -42,16 +46,16 @@ class ZeroShotOptions(NamedTuple):
 
 def zeroshot(
     videos: Annotated[
-        list[Path] | None, typer.Argument(help="Video files, or folders that are walked for files.")
+        list[Path] | None, typer.Argument(help="Video files, or folders to search for files.")
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help='What the videos may show: "a,b,c", or a file with a label on each line.'),
+        typer.Option(help='Labels to choose from: "a,b,c", or a file with one label per line.'),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="A published way of testing, such as hmdb51/ep2; `list` shows all.",
+            help="Published evaluation protocol, such as hmdb51/ep2; `list` shows all.",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -64,8 +68,8 @@ def zeroshot(
     by: Annotated[
         Literal["similarity", "class_head", "ensemble"],
         typer.Option(
-            help="What answers: similarity to the classes' words, or, for the classes of the training, "
-            "class_head or the ensemble of both.",
+            help="Classifier: similarity to the label texts or, for classes trained on, class_head or the "
+            "ensemble of both.",
             rich_help_panel=options.MODEL,
         ),
     ] = "similarity",
@@ -76,8 +80,8 @@ def zeroshot(
     unreadable: Annotated[
         Literal["wrong", "skip"],
         typer.Option(
-            help="What becomes of videos of a dataset that are missing or cannot be read: wrong (they count as "
-            "wrong) or skip (the accuracy is of the others, and says so).",
+            help="Missing and unreadable videos of a dataset: count as wrong, or skip (the accuracy is over the "
+            "others, and says so).",
             rich_help_panel=options.DATA,
         ),
     ] = "wrong",
@@ -95,208 +99,111 @@ def zeroshot(
     processes: options.Processes = None,
     json: options.Json = False,
 ) -> None:
-    """Name what videos show, out of labels that the model need never have trained on.
+    """Classify videos by labels that the model need never have been trained on.
 
-    On files, with a probability for each label; on a dataset, with the accuracy. For example:
+    Files get a probability for each label; a dataset or protocol gets accuracies. For example:
 
         vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --backbone toy
         vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
         vactk zeroshot --protocol hmdb51/ep2 --data-root /data --checkpoint runs/first
     """
     if protocol == "list":
-        list_protocols(as_json=json)
+        _list_protocols(as_json=json)
         return
-    if (bool(videos), bool(dataset), bool(protocol)).count(True) != 1:
-        raise VactkError("give either videos with --labels, or a --dataset, or a --protocol")
-    if videos and not labels and checkpoint is None:
-        raise VactkError(
-            "videos need --labels, or a --checkpoint that was trained on some: what may they show?"
-        )
-    contradictions = {
-        "a dataset brings its own labels: leave out --labels": not videos and labels,
-        "a protocol names its own splits: leave out --split": protocol and split,
-        "a protocol is measured by similarity: leave out --by": protocol and by != "similarity",
-        "--temporal says what another project's --checkpoint does not: name that file": temporal
-        and checkpoint is None,
-    }
-    refuse(contradictions)
+    overrides = options.read_settings(zeroshot, locals())
+    options.refuse(
+        {
+            "give either videos with --labels, or a --dataset, or a --protocol": (
+                (bool(videos), bool(dataset), bool(protocol)).count(True) != 1
+            ),
+            "pass --labels, or a --checkpoint trained on labelled classes": videos
+            and not labels
+            and checkpoint is None,
+            "a dataset brings its own labels: leave out --labels": not videos and labels,
+            "a protocol names its own splits: leave out --split": protocol and split,
+            "--temporal says what another project's --checkpoint does not: name that file": temporal
+            and checkpoint is None,
+        }
+    )
     run_on(processes, device)
-    given = {
-        "data_root": None if data_root is None else str(data_root),
-        "templates": templates,
-        "model.backbone.name": backbone,
-        "model.backbone.pretrained": pretrained,
-        "model.temporal": options.read_yaml_value("--temporal", temporal),
-        "data.num_frames": frames,
-        "data.views": views,
-        "data.decoder": decoder,
-        "data.workers": workers,
-        "run.eval_batch_size": batch_size,
-        "run.device": device,
-        "run.precision": precision,
-    }
-    asked = ZeroShotOptions(checkpoint, by, nest(given), unreadable, max_failed)
+    asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
     with display() as shown:
         if videos:
-            result, show = _on_files(asked, videos, labels, shown), _print_predictions
-        elif protocol:
-            result, show = _on_protocol(asked, protocol, shown), _print_protocol
+            result, show = _classify(asked, videos, labels, shown), _print_predictions
         else:
-            result, show = _on_dataset(asked, str(dataset), split, shown), _print_accuracy
+            data, recipe = _load_data(asked, protocol, dataset, split, shown)
+            result, show = _evaluate(asked, data, recipe, shown), _print_result
     (print_json if json else show)(result)
     if videos and not result["predictions"]:
         raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
 
 
-def refuse(contradictions: Mapping[str, object]) -> None:
-    """Raises VactkError with the first message whose condition holds."""
-    for message, holds in contradictions.items():
-        if holds:
-            raise VactkError(message)
-
-
-def _on_dataset(asked: ZeroShotOptions, name: str, split: str | None, shown: Display) -> dict[str, Any]:
+def _load_data(
+    asked: ZeroShotOptions, protocol: str | None, dataset: str | None, split: str | None, shown: Display
+) -> tuple[ProtocolData, str]:
+    """Find the videos of the protocol or split, and the name of the dataset's recipe."""
     from vactk.data.datasets import find_dataset
-    from vactk.evaluate.zero_shot import check_missing, evaluate
-    from vactk.train.recipe import read_recipe
-
-    dataset = find_dataset(name)
-    if not dataset.labelled:
-        raise VactkError(f"'{name}' names no classes: give --labels and the videos, or a dataset with labels")
-    split = split or dataset.test_split
-    videos = dataset.load(split, root=asked.data_root, progress=shown.progress(f"{name}: videos"))
-    for line in videos.report.lines() if videos.report else ():
-        shown.message(f"{name}, {split}: {line}")
-    if any(record.label is None for record in videos.records):
-        raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
-    check_missing(videos, asked.max_failed)
-    model, recipe = load_for_evaluation(
-        asked.checkpoint, asked.overrides, read_recipe(dataset.recipe), shown.message
-    )
-    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
-    _check_answer(asked.by, scores)
-    evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
-    conditions = {"by": asked.by, "unreadable": asked.unreadable, **_conditions(asked, model, recipe)}
-    return {**evaluation.to_json(asked.by), **conditions}
-
-
-def _on_protocol(asked: ZeroShotOptions, name: str, shown: Display) -> dict[str, Any]:
-    from vactk.data.datasets import find_dataset
-    from vactk.distributed import make_accelerator
     from vactk.evaluate.protocol import find_protocol
-    from vactk.evaluate.protocol_splits import load_protocol_data
-    from vactk.evaluate.zero_shot import evaluate_protocol
-    from vactk.text.templates import choose_templates
-    from vactk.train.recipe import read_recipe
+    from vactk.evaluate.protocol_splits import load_protocol_data, load_split_data
 
-    protocol = find_protocol(name)
-    if protocol.task == "retrieval":
-        raise VactkError(f"'{protocol.name}' is a retrieval protocol: `vactk retrieve` measures these")
-    plan = load_protocol_data(protocol, asked.data_root)
-    for note in plan.notes:
-        shown.message(f"{protocol.name}: {note}")
-    model, recipe = load_for_evaluation(
-        asked.checkpoint,
-        asked.overrides,
-        read_recipe(find_dataset(protocol.dataset).recipe),
-        shown.message,
-    )
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
+    if dataset is not None:
+        progress = shown.progress(f"{dataset}: videos")
+        data = load_split_data(dataset, split, asked.data_root, progress)
+        return data, find_dataset(dataset).recipe
+    found = find_protocol(str(protocol))
+    if found.task == "retrieval":
+        raise VactkError(f"'{found.name}' is a retrieval protocol: evaluate it with `vactk retrieve`")
+    return load_protocol_data(found, asked.data_root), find_dataset(found.dataset).recipe
+
+
+def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, shown: Display) -> dict[str, Any]:
+    from vactk.evaluate.classifier import check_answer
+    from vactk.evaluate.setup import load_for_evaluation, prepare_model
+    from vactk.evaluate.zero_shot import check_missing, evaluate_protocol
+    from vactk.recipes import read_recipe
+
+    name = data.protocol.name
+    for note in data.notes:
+        shown.message(f"{name}: {note}")
+    check_missing(data.videos, asked.max_failed)
+    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, read_recipe(recipe), shown.message)
+    for part in data.splits:
+        check_answer(asked.by, model.heads, data.videos.classes, part.classes)
     result = evaluate_protocol(
         model,
-        plan,
-        recipe.data,
-        accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
+        data,
+        config,
+        prepare_model(model, config),
         unreadable=asked.unreadable,
         max_failed=asked.max_failed,
-        progress=shown.progress(protocol.name),
+        progress=shown.progress(name),
     )
-    return {**result.to_json(), **_conditions(asked, model, recipe)}
-
-
-def _conditions(asked: ZeroShotOptions, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
-    """What a number was measured with."""
     return {
-        "frames": recipe.data.num_frames,
-        "views": recipe.data.views,
-        "crops": recipe.data.transform.eval_crops,
-        "templates": recipe.templates,
+        **result.to_json(asked.by),
+        "frames": config.data.num_frames,
+        "views": config.data.views,
+        "crops": config.data.transform.eval_crops,
+        "templates": config.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
 
 
-def _on_files(asked: ZeroShotOptions, paths: list[Path], given: str | None, shown: Display) -> dict[str, Any]:
-    labels = read_labels(given) if given is not None else ()
-    files = _walk(paths)
+def _classify(
+    asked: ZeroShotOptions, paths: list[Path], labels: str | None, shown: Display
+) -> dict[str, Any]:
+    names = options.read_labels(labels) if labels is not None else None
+    files = _find_files(paths)
 
-    from vactk.data.records import Record, VideoSet
-    from vactk.evaluate.zero_shot import as_json, note_lines
-    from vactk.text.templates import as_words
+    from vactk.evaluate.predictor import Predictor
+    from vactk.evaluate.setup import load_for_evaluation
 
-    model, recipe = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
-    labels = labels or model.heads.classes
-    if not labels:
-        raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
-    videos = VideoSet(
-        name="files",
-        split="all",
-        classes=labels,
-        words=tuple(as_words(label) for label in labels),
-        records=tuple(Record(video=file) for file in files),
-    )
-    scores = _score(model, videos, recipe, shown.progress("videos"))
-    _check_answer(asked.by, scores)
-    predictions = []
-    for place, values in zip(scores.places.tolist(), scores.probabilities[asked.by], strict=True):
-        ranked = sorted(zip(values.tolist(), labels, strict=True), key=lambda pair: -pair[0])
-        found = [{"label": label, "probability": value} for value, label in ranked]
-        predictions.append({"video": str(files[place]), "labels": found})
-    return {
-        "predictions": predictions,
-        "failed": as_json(scores.failures),
-        "partial": as_json(scores.partial),
-        "notes": note_lines(scores.notes),
-    }
+    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
+    predictor = Predictor(model, names, by=asked.by, config=config)
+    return predictor.predict(files, progress=shown.progress("videos")).to_json()
 
 
-def _score(
-    model: VideoModel,
-    videos: VideoSet,
-    recipe: Recipe,
-    progress: Callable[[int, int], None],
-    max_failed: float = 1.0,
-) -> Scores:
-    from vactk.distributed import make_accelerator
-    from vactk.evaluate.zero_shot import score_classes
-    from vactk.text.templates import choose_templates
-
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
-    return score_classes(
-        model,
-        videos,
-        recipe.data,
-        accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
-        max_failed=max_failed,
-        progress=progress,
-    )
-
-
-def _check_answer(by: str, scores: Scores) -> None:
-    if by not in scores.probabilities:
-        raise VactkError(
-            f"--by {by} needs a checkpoint with a class head for exactly these classes; "
-            "--by similarity takes any"
-        )
-
-
-def _walk(paths: list[Path]) -> list[Path]:
-    """The files, and every file under the folders that is not hidden, each once and in order of their names."""
+def _find_files(paths: list[Path]) -> list[Path]:
+    """Return the files, and every file under the folders that is not hidden, once each, sorted per folder."""
     files: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
@@ -311,45 +218,92 @@ def _walk(paths: list[Path]) -> list[Path]:
     return list(files)
 
 
-def _print_protocol(result: dict[str, Any]) -> None:
-    print_protocol(result)
-    _print_problems(result)
-
-
-def _print_accuracy(result: dict[str, Any]) -> None:
-    row = [
-        result["protocol"],
-        str(result["num_videos"]),
-        str(result["num_classes"]),
-        percent(result["top1"]),
-        percent(result["top5"]),
+def _print_result(result: dict[str, Any]) -> None:
+    """Print a row for each split, then their mean."""
+    rows = [
+        [
+            split["name"],
+            str(split["num_classes"]),
+            str(split["num_videos"]),
+            str(split["num_unreadable"]),
+            percent(split["top1"]),
+            percent(split["top5"]),
+        ]
+        for split in result["draws"]
     ]
-    title = f"Zero-shot accuracy of {result['model']}, %\n{describe_conditions(result)}, by {result['by']}"
-    print_table(title, ("protocol", "videos", "classes", "top-1", "top-5"), [row])
-    _print_problems(result)
+    if "harmonic_mean" in result:
+        rows.append(["harmonic mean", "", "", "", percent(result["harmonic_mean"]), ""])
+    elif len(rows) > 1:
+        means = [f"{percent(result[k])} +- {percent(result[f'{k}_sd'])}" for k in ("top1", "top5")]
+        rows.append(["mean +- sd", "", "", "", *means])
+    title = (
+        f"{result['protocol']}: {result['title']}\n{result['num_classes']} classes, "
+        f"{result['num_videos']:,} videos in all, accuracy of {result['model']} in %, by {result['by']}\n"
+        f"{describe_conditions(result)}"
+    )
+    print_table(title, ("split", "classes", "videos", "unreadable", "top-1", "top-5"), rows)
+    print_unreadable(result)
     _print_notes(result)
 
 
 def _print_predictions(result: dict[str, Any]) -> None:
     rows = []
     for prediction in result["predictions"]:
-        best = prediction["labels"][:SHOWN_LABELS]
+        best = prediction["labels"][:MAX_LABELS]
         rows.append(
             [prediction["video"], *(f"{item['label']} {100 * item['probability']:.1f}%" for item in best)]
         )
-    places = [f"{number}." for number in range(1, 1 + max((len(row) - 1 for row in rows), default=0))]
-    print_table("What the videos show", ("video", *places), rows)
-    _print_problems(result)
+    ranks = [f"{number}." for number in range(1, 1 + max((len(row) - 1 for row in rows), default=0))]
+    print_table("Predicted labels", ("video", *ranks), rows)
+    print_unreadable(result)
     _print_notes(result)
 
 
 def _print_notes(result: dict[str, Any]) -> None:
     for note in result["notes"]:
-        print_line(note)
+        print_line(f"note: {note}")
 
 
-def _print_problems(result: dict[str, Any]) -> None:
-    titles = {"failed": "Could not be read", "partial": "Could be read in part"}
-    for key, title in titles.items():
-        if result[key]:
-            print_table(title, ("reason",), ([item["error"]] for item in result[key]))
+def _list_protocols(*, as_json: bool) -> None:
+    """Print all protocols, each with the results published for it."""
+    from vactk.evaluate.protocol import protocols, published
+
+    numbers = {name: [row for row in published() if row.protocol == name] for name in protocols()}
+    if as_json:
+        known = [
+            {
+                "protocol": p.name,
+                "task": p.task,
+                "title": p.title,
+                "source": p.source,
+                "num_classes": p.num_classes,
+                "num_videos": list(p.num_videos),
+                "hash": p.hash,
+                "published": [
+                    {key: value for key, value in vars(row).items() if key != "protocol"}
+                    for row in numbers[p.name]
+                ],
+            }
+            for p in protocols().values()
+        ]
+        print_json({"protocols": known})
+        return
+    rows = (
+        [p.name, p.title, _counts(p.num_videos), p.hash or "-", _published(numbers[p.name])]
+        for p in protocols().values()
+    )
+    title = "Protocols, with published results in % (base / novel / harmonic mean); --json has their sources"
+    print_table(title, ("protocol", "classes and videos", "videos", "content", "published"), rows)
+
+
+def _published(rows: Sequence[Published]) -> str:
+    """Format the results, a line for each method and backbone."""
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        value = f"{row.value:g}" if row.sd is None else f"{row.value:g} +- {row.sd:g}"
+        lines.setdefault(f"{row.method} {row.backbone}", []).append(value)
+    return "\n".join(f"{method}: {' / '.join(values)}" for method, values in lines.items()) or "-"
+
+
+def _counts(counts: tuple[int, ...]) -> str:
+    return ", ".join(f"{count:,}" for count in counts) or "-"

@@ -1,4 +1,4 @@
-"""Mixtures of checkpoints measured on videos: a sweep of alphas, and greedy soup."""
+"""Evaluate merged checkpoints: a sweep of alphas, and greedy soup."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vactk.checkpoints.merge import MergePlan, set_weights
-from vactk.data.config import DataConfig
 from vactk.data.records import VideoSet
 from vactk.distributed import Accelerator
+from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.results import EvalResult
 from vactk.evaluate.scoring import Variant, score_variants
-from vactk.evaluate.zero_shot import Evaluation, class_scorers, evaluate
+from vactk.evaluate.zero_shot import split_scorers, summarize
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 from vactk.weights.arithmetic import Coefficients, MergeTerm, mixed_tensor
@@ -21,13 +23,11 @@ from vactk.weights.streaming import DictTensors
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How videos are read and compared with classes."""
+    """How every merged model is evaluated."""
 
-    data: DataConfig
-    templates: tuple[str, ...]
-    batch_size: int
+    config: EvalConfig
     accelerator: Accelerator
-    progress: Callable[[str], Progress]  # what is being measured -> a bar
+    progress: Callable[[str], Progress]  # title -> a progress bar
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Point:
     """One alpha of a sweep."""
 
     alpha: float
-    evaluations: Mapping[str, Evaluation]  # by the name of what was measured
+    evaluations: Mapping[str, EvalResult]  # by the name of the set
 
     @property
     def trade_off(self) -> float:
-        """The harmonic mean of the top-1 accuracies, 0 where one of them is."""
+        """The harmonic mean of the top-1 accuracies; 0 if one of them is 0."""
         values = [evaluation.accuracy["similarity"]["top1"] for evaluation in self.evaluations.values()]
         return 0.0 if min(values) <= 0 else len(values) / math.fsum(1 / value for value in values)
 
@@ -50,11 +50,11 @@ def sweep(
     alphas: Sequence[float],
     coefficients: Callable[[float], Coefficients],
     sets: Mapping[str, VideoSet],
-    protocol: EvalSettings,
+    settings: EvalSettings,
 ) -> list[Point]:
-    """Every alpha measured on every set, each video read once. The sides' tensors are held in memory.
+    """Evaluate every alpha on every set, reading each video once. The inputs' tensors are held in memory.
 
-    `model` has the mixture's architecture, on the accelerator's device; its weights are written over.
+    `model` has the mixture's architecture, on the accelerator's device; its weights are overwritten.
     """
     held = in_memory(mixture)
 
@@ -64,15 +64,9 @@ def sweep(
             model, {name: mixed_tensor(held.terms, name, weights) for name in held.names}
         )
 
-    found: dict[str, list[Evaluation]] = {}
+    found: dict[str, list[EvalResult]] = {}
     for name, videos in sets.items():
-        variants = []
-        for alpha in alphas:
-            apply = prepare(alpha)
-            apply()
-            scorers = class_scorers(model, videos, protocol.templates, protocol.accelerator.device)
-            variants.append(Variant(apply, scorers))
-        found[name] = _measure(model, videos, variants, protocol, name)
+        found[name] = _evaluate(model, videos, [prepare(alpha) for alpha in alphas], settings, name)
     return [
         Point(alpha, {name: evaluations[i] for name, evaluations in found.items()})
         for i, alpha in enumerate(alphas)
@@ -80,11 +74,11 @@ def sweep(
 
 
 def greedy_soup(
-    model: VideoModel, mixture: MergePlan, videos: VideoSet, protocol: EvalSettings
+    model: VideoModel, mixture: MergePlan, videos: VideoSet, settings: EvalSettings
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """Which parts make the soup, best first, and what was tried (Wortsman et al., ICML 2022, recipe 1).
+    """Return the indices of the soup's members, best first, and every trial (Wortsman et al., ICML 2022, recipe 1).
 
-    Parts join in the order of their own top-1, as long as the average with them is not worse.
+    Checkpoints join in the order of their own top-1, as long as the average with them is not worse.
     """
     count = len(mixture.terms)
 
@@ -92,9 +86,8 @@ def greedy_soup(
         weights = [1 / len(members) if i in members else 0.0 for i in range(count)]
         chosen = mixture.coefficients(lambda _: weights)
         set_weights(model, {name: mixed_tensor(mixture.terms, name, chosen) for name in mixture.names})
-        scorers = class_scorers(model, videos, protocol.templates, protocol.accelerator.device)
-        (evaluation,) = _measure(model, videos, [Variant(lambda: None, scorers)], protocol, title)
-        return evaluation.accuracy["similarity"]["top1"]
+        (result,) = _evaluate(model, videos, [lambda: None], settings, title)
+        return result.accuracy["similarity"]["top1"]
 
     alone = [top1([i], f"{i + 1} of {count} alone") for i in range(count)]
     order = sorted(range(count), key=lambda i: -alone[i])
@@ -110,12 +103,12 @@ def greedy_soup(
 
 
 def best_point(points: Sequence[Point]) -> Point:
-    """The point with the best trade-off; of equal ones the first."""
+    """Return the first point with the best trade-off."""
     return max(points, key=lambda point: point.trade_off)
 
 
 def in_memory(mixture: MergePlan) -> MergePlan:
-    """The same mixture with all tensors read."""
+    """Return the same mixture with all tensors read."""
     parts = tuple(
         MergeTerm(
             part.label,
@@ -128,16 +121,19 @@ def in_memory(mixture: MergePlan) -> MergePlan:
     return MergePlan(parts, mixture.names, mixture.metadata, mixture.notes, mixture.is_plain)
 
 
-def _measure(
-    model: VideoModel, videos: VideoSet, variants: Sequence[Variant], protocol: EvalSettings, title: str
-) -> list[Evaluation]:
-    scores = score_variants(
-        model,
-        videos,
-        variants,
-        protocol.data,
-        protocol.accelerator,
-        batch_size=protocol.batch_size,
-        progress=protocol.progress(f"{videos.name}/{videos.split}: {title}"),
-    )
-    return [evaluate(videos, found) for found in scores]
+def _evaluate(
+    model: VideoModel,
+    videos: VideoSet,
+    weights: Sequence[Callable[[], None]],
+    settings: EvalSettings,
+    title: str,
+) -> list[EvalResult]:
+    """Evaluate the model with each of `weights`, functions that set them."""
+    data, variants = split_data(videos), []
+    for set_them in weights:
+        set_them()
+        scorers = split_scorers(model, data, settings.config, settings.accelerator.device)
+        variants.append(Variant(set_them, scorers))
+    progress = settings.progress(f"{videos.name}/{videos.split}: {title}")
+    found = score_variants(model, videos, variants, settings.config, settings.accelerator, progress=progress)
+    return [summarize(data, scores) for scores in found]

@@ -1,4 +1,4 @@
-"""A protocol with the files that it measures: which classes and videos make up each of its results."""
+"""Find the classes and videos of each split of a protocol among the user's files."""
 
 from __future__ import annotations
 
@@ -8,56 +8,88 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vactk.data.annotations.classes import ClassIndex, known_classes, match_key, read_classes
 from vactk.data.annotations.entries import AnnotationEntry, is_number
 from vactk.data.annotations.lists import read_list
 from vactk.data.benchmarks import Benchmark, find_benchmark
 from vactk.data.class_subsets import not_in_k400, random_halves
+from vactk.data.datasets import find_dataset
 from vactk.data.file_tree import FileTree
 from vactk.data.match_files import match_entries
 from vactk.data.records import Record, VideoSet
 from vactk.errors import VactkError
 from vactk.evaluate.protocol import Protocol
+from vactk.progress import Progress
 
 SHOWN_DIFFERENCES = 3
 
 
 @dataclass(frozen=True)
 class ProtocolSplit:
-    """One result of a protocol: some classes, and videos of them."""
+    """Some classes and videos of them, which one result is measured on."""
 
     name: str
-    classes: tuple[int, ...]  # of the plan's classes
-    places: tuple[int, ...]  # of the plan's records
+    classes: tuple[int, ...]  # indices into the classes
+    records: tuple[int, ...]  # indices into the records
 
 
 @dataclass(frozen=True)
 class ProtocolData:
-    """What a protocol measures on this machine. Videos that several draws share are there once."""
+    """The videos of a protocol on this machine. Videos that several splits share are there once."""
 
     protocol: Protocol
     videos: VideoSet
-    draws: tuple[ProtocolSplit, ...]
-    notes: tuple[str, ...]  # what differs from the published protocol
+    splits: tuple[ProtocolSplit, ...]
+    notes: tuple[str, ...] = ()  # differences from the published protocol
 
     @property
     def hash(self) -> str:
-        """Of the classes and videos of all draws, whatever the files' folders and suffixes."""
-        return content_hash(self.videos, self.draws)
+        """Identify the classes and videos of all splits, whatever the files' folders and suffixes."""
+        return content_hash(self.videos, self.splits)
 
 
-def content_hash(videos: VideoSet, draws: Sequence[ProtocolSplit] | None = None) -> str:
-    """12 hexadecimal digits of the SHA-256 of what is measured: classes, and names, labels, times and captions
-    of videos, in any order. Two results with one hash were measured on the same lists.
+def split_data(videos: VideoSet) -> ProtocolData:
+    """Return a dataset's split as a protocol of one split, with all of its classes and videos."""
+    protocol = Protocol(
+        name=f"{videos.name}/{videos.split}", title="all classes", source="", splits=(videos.split,)
+    )
+    notes = tuple(videos.report.lines()) if videos.report else ()
+    return ProtocolData(protocol, videos, (_whole(videos),), notes)
+
+
+def load_split_data(
+    name: str, split: str | None, root: Path | None, progress: Progress | None = None
+) -> ProtocolData:
+    """Load a dataset's split, by default its test split. Raises VactkError when videos have no labels."""
+    dataset = find_dataset(name)
+    if not dataset.labelled:
+        raise VactkError(f"'{name}' names no classes: give --labels and the videos, or a dataset with labels")
+    videos = dataset.load(split or dataset.test_split, root=root, progress=progress)
+    if any(record.label is None for record in videos.records):
+        raise VactkError(
+            f"{videos.name}/{videos.split} has no labels to evaluate with: choose another --split"
+        )
+    return split_data(videos)
+
+
+def _whole(videos: VideoSet) -> ProtocolSplit:
+    return ProtocolSplit(videos.split, tuple(range(len(videos.classes))), tuple(range(len(videos.records))))
+
+
+def content_hash(videos: VideoSet, splits: Sequence[ProtocolSplit] = ()) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of what is evaluated; without `splits`, of all videos.
+
+    Classes, and names, labels, times and captions of videos, in any order. Two results with the same hash were
+    measured on the same lists.
     """
-    whole = ProtocolSplit("", tuple(range(len(videos.classes))), tuple(range(len(videos.records))))
     content = [
         [
-            sorted(match_key(videos.classes[number]) for number in draw.classes),
-            sorted(_fingerprint(videos, videos.records[place]) for place in draw.places),
+            sorted(match_key(videos.classes[number]) for number in split.classes),
+            sorted(_fingerprint(videos, videos.records[index]) for index in split.records),
         ]
-        for draw in draws or [whole]
+        for split in splits or [_whole(videos)]
     ]
     text = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -70,27 +102,32 @@ def _fingerprint(videos: VideoSet, record: Record) -> str:
 
 
 def load_protocol_data(protocol: Protocol, root: Path | None = None) -> ProtocolData:
-    """The protocol on the user's files. Raises VactkError where the dataset or a list of it is not there."""
+    """Find a protocol's videos on disk. Raises VactkError when the dataset or one of its lists is missing."""
     benchmark = find_benchmark(protocol.dataset)
     if protocol.lists:
-        parts = list(_listed_parts(protocol, benchmark, benchmark.tree(root)))
+        parts = list(_listed_splits(protocol, benchmark, benchmark.tree(root)))
     else:
         parts = [
             part
             for split in protocol.splits
             for part in _chosen(protocol, _load(benchmark, split, root), split, root)
         ]
-    videos, draws = _merge(parts)
-    notes = [line for name, part, _ in parts for line in (part.report.notes if part.report else ())]
-    plan = ProtocolData(protocol, videos, draws, tuple(dict.fromkeys(notes)))
-    return dataclasses.replace(plan, notes=(*plan.notes, *_differences(plan)))
+    videos, splits = _merge(parts)
+    notes = [line for part in parts for line in (part.videos.report.notes if part.videos.report else ())]
+    data = ProtocolData(protocol, videos, splits, tuple(dict.fromkeys(notes)))
+    return dataclasses.replace(data, notes=(*data.notes, *_differences(data)))
 
 
-Part = tuple[str, VideoSet, tuple[int, ...]]  # a draw's name, its videos, its classes
+class _SplitVideos(NamedTuple):
+    """A split before videos shared with others are merged."""
+
+    name: str
+    videos: VideoSet
+    classes: tuple[int, ...]
 
 
 def _load(benchmark: Benchmark, split: str, root: Path | None) -> VideoSet:
-    """A split, or several with + between their names."""
+    """Load a split, or several with + between their names."""
     first, *others = [benchmark.load(name, root=root) for name in split.split("+")]
     for other in others:
         shift = len(first.records)
@@ -98,15 +135,15 @@ def _load(benchmark: Benchmark, split: str, root: Path | None) -> VideoSet:
             first,
             split=f"{first.split}+{other.split}",
             records=(*first.records, *other.records),
-            missing=first.missing | {place + shift for place in other.missing},
+            missing=first.missing | {index + shift for index in other.missing},
         )
     return first
 
 
-def _chosen(protocol: Protocol, videos: VideoSet, split: str, root: Path | None) -> Iterator[Part]:
-    """The draws of a split by the protocol's rule for classes."""
+def _chosen(protocol: Protocol, videos: VideoSet, split: str, root: Path | None) -> Iterator[_SplitVideos]:
+    """Choose classes of a dataset's split by the protocol's rule, once for each draw."""
     for name, classes in CLASS_RULES[protocol.classes](protocol, videos, root):
-        yield name or split, videos, classes
+        yield _SplitVideos(name or split, videos, classes)
 
 
 Choice = Iterator[tuple[str, tuple[int, ...]]]
@@ -149,8 +186,8 @@ CLASS_RULES: dict[str, Callable[[Protocol, VideoSet, Path | None], Choice]] = {
 }
 
 
-def _listed_parts(protocol: Protocol, benchmark: Benchmark, tree: FileTree) -> Iterator[Part]:
-    """A draw for each record list, whose numbers count through its own class table."""
+def _listed_splits(protocol: Protocol, benchmark: Benchmark, tree: FileTree) -> Iterator[_SplitVideos]:
+    """Read each record list, whose numeric labels index its own class table."""
     index = ClassIndex(tuple(known_classes(benchmark.name)), benchmark.name)
     for draw in range(1, protocol.draws + 1):
         table = _find_file(tree, protocol.class_tables, draw, protocol, "class table")
@@ -161,7 +198,7 @@ def _listed_parts(protocol: Protocol, benchmark: Benchmark, tree: FileTree) -> I
         videos = match_entries(
             entries, index, tree, name=benchmark.name, split=name, words=known_classes(benchmark.name)
         )
-        yield name, videos, _numbers(index, labels, protocol)
+        yield _SplitVideos(name, videos, _numbers(index, labels, protocol))
 
 
 def _named(entry: AnnotationEntry, labels: Sequence[str], listing: Path) -> AnnotationEntry:
@@ -193,42 +230,41 @@ def _find_file(tree: FileTree, patterns: Sequence[str], draw: int, protocol: Pro
     return found[0]
 
 
-def _merge(parts: Sequence[Part]) -> tuple[VideoSet, tuple[ProtocolSplit, ...]]:
-    """All videos once, and the draws that count through them."""
-    first = parts[0][1]
-    places: dict[Record, int] = {}
+def _merge(parts: Sequence[_SplitVideos]) -> tuple[VideoSet, tuple[ProtocolSplit, ...]]:
+    """Collect the videos of all splits once, and the splits with indices into them."""
+    merged: dict[Record, int] = {}
     missing: set[int] = set()
-    draws = []
+    splits = []
     for name, videos, classes in parts:
         wanted = set(classes)
         own = []
-        for place, record in enumerate(videos.records):
+        for index, record in enumerate(videos.records):
             if videos.classes and record.label not in wanted:
                 continue
-            merged = places.setdefault(record, len(places))
-            own.append(merged)
-            if place in videos.missing:
-                missing.add(merged)
-        draws.append(ProtocolSplit(name, classes, tuple(own)))
-    merged_videos = dataclasses.replace(first, records=tuple(places), missing=frozenset(missing), report=None)
-    return merged_videos, tuple(draws)
+            own.append(merged.setdefault(record, len(merged)))
+            if index in videos.missing:
+                missing.add(own[-1])
+        splits.append(ProtocolSplit(name, classes, tuple(own)))
+    first = parts[0].videos
+    videos = dataclasses.replace(first, records=tuple(merged), missing=frozenset(missing), report=None)
+    return videos, tuple(splits)
 
 
-def _differences(plan: ProtocolData) -> list[str]:
-    """Lines on counts and content that are not those of the protocol."""
-    protocol = plan.protocol
-    videos = protocol.num_videos or (0,) * len(plan.draws)
+def _differences(data: ProtocolData) -> list[str]:
+    """Describe counts and content that differ from the published ones."""
+    protocol = data.protocol
+    videos = protocol.num_videos or (0,) * len(data.splits)
     lines = [
-        f"{draw.name} has {found:,} {what}, published: {expected:,}"
-        for draw, num_videos in zip(plan.draws, videos, strict=True)
+        f"{split.name} has {found:,} {what}, published: {expected:,}"
+        for split, num_videos in zip(data.splits, videos, strict=True)
         for what, found, expected in (
-            ("classes", len(draw.classes), protocol.num_classes),
-            ("videos", len(draw.places), num_videos),
+            ("classes", len(split.classes), protocol.num_classes),
+            ("videos", len(split.records), num_videos),
         )
         if expected and found != expected
     ]
     if len(lines) > SHOWN_DIFFERENCES:
         lines = [*lines[:SHOWN_DIFFERENCES], f"{len(lines) - SHOWN_DIFFERENCES} more counts differ"]
-    if protocol.hash and plan.hash != protocol.hash:
-        lines.append(f"its content is {plan.hash}, not {protocol.hash} as by the official files")
+    if protocol.hash and data.hash != protocol.hash:
+        lines.append(f"its content hash is {data.hash}, that of the official files {protocol.hash}")
     return lines

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vactk.data.config import DataConfig, ImageSpec
+from vactk.data.config import ImageSpec
 from vactk.data.datasets import find_dataset
 from vactk.data.records import Record, VideoSet
 from vactk.data.video_dataset import VideoDataset
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
+from vactk.evaluate.config import EvalConfig
 from vactk.export.formats import ExportConfig, export_model
 from vactk.export.graph_specs import VIDEO, Samples, refuse_without_labels
 from vactk.export.metadata import InferenceSpec, Labels
@@ -51,16 +52,8 @@ class ExportOptions:
     num_measured: int = 96  # videos on which int8 is measured; 0: all
 
 
-@dataclass(frozen=True)
-class EvalSettings:
-    """Settings of evaluation: views of videos, and sentences around class names."""
-
-    data: DataConfig
-    templates: tuple[str, ...]
-
-
 def run_export(
-    options: ExportOptions, load: Callable[[], tuple[VideoModel, EvalSettings]], reporter: Reporter
+    options: ExportOptions, load: Callable[[], tuple[VideoModel, EvalConfig]], reporter: Reporter
 ) -> dict[str, Any]:
     """Export the model that `load` gives, and return a summary for JSON. What it can refuse it does before loading.
 
@@ -78,7 +71,7 @@ class _Export:
     """An export under way."""
 
     def __init__(
-        self, options: ExportOptions, model: VideoModel, settings: EvalSettings, reporter: Reporter
+        self, options: ExportOptions, model: VideoModel, settings: EvalConfig, reporter: Reporter
     ) -> None:
         self.options = options
         self.model = model
@@ -92,7 +85,7 @@ class _Export:
         refuse_without_labels(config.parts, labels)
         inference = InferenceSpec(
             data=self.settings.data,
-            templates=self.settings.templates,
+            templates=self.settings.prompts,
             source={**describe_source(options.checkpoint, self.model), "results": results},
             labels=labels,
             answer=options.answer,
@@ -145,7 +138,7 @@ class _Export:
         return Labels(names, words, self._embed(words))
 
     def _embed(self, words: tuple[str, ...]) -> Tensor:
-        return class_embeddings(self.model, words, self.settings.templates, torch.device("cpu"))
+        return class_embeddings(self.model, words, self.settings.prompts, torch.device("cpu"))
 
     def _real_views(self) -> list[Tensor]:
         """Views of real videos, as they are evaluated. Raises VactkError for one that cannot be read."""

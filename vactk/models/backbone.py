@@ -206,8 +206,13 @@ def _load_file(config: BackboneConfig, weights: bool) -> Backbone:
     )
 
 
+def backbone_names() -> list[str]:
+    """Return the names that `BackboneConfig.name` may have, besides files and folders."""
+    return [*open_clip.list_models(), TOY]
+
+
 def _canonical_name(name: str) -> str:
-    names = [*open_clip.list_models(), TOY]
+    names = backbone_names()
     if name in names:
         return name
     same = next((known for known in names if known.lower() == name.lower().replace("/", "-")), None)

@@ -69,9 +69,10 @@ class VideoModel:
     word_head: MaskedWordHead | None = None
     info: Mapping[str, Any] = field(default_factory=dict)  # recipe, step, ...: as in the file
 
-    def to(self, device: torch.device) -> None:
+    def to(self, device: torch.device) -> VideoModel:
         """Move all weights to `device`."""
         self.module_dict().to(device)
+        return self
 
     def module_dict(self) -> nn.ModuleDict:
         """Everything with weights, under the names that files use."""

@@ -12,12 +12,13 @@ from torch import Tensor
 from vactk.data.records import VideoSet
 from vactk.distributed import Accelerator
 from vactk.errors import VactkError
+from vactk.evaluate.embedding import embed_texts
 from vactk.evaluate.protocol_splits import content_hash
+from vactk.evaluate.results import Unreadable
 from vactk.evaluate.retrieval_metrics import RetrievalMetrics, dual_softmax, retrieval_metrics
-from vactk.evaluate.zero_shot import Unreadable, check_missing
+from vactk.evaluate.zero_shot import check_missing
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
-from vactk.retrieval.index.embedding import embed_texts
 from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.store import IndexItem, VideoEmbeddings
 from vactk.retrieval.index.update import EmbeddingConfig, embed_videos

@@ -13,10 +13,11 @@ from vactk.data.config import DataConfig
 from vactk.data.records import Record
 from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
+from vactk.evaluate.embedding import embed_texts, embed_views
 from vactk.evaluate.scoring import image_spec
 from vactk.models.video_model import VideoModel
 from vactk.retrieval.hits import Hit, SearchFilter
-from vactk.retrieval.index.embedding import check_query, embed_texts, embed_views
+from vactk.retrieval.index.embedding import check_query
 from vactk.retrieval.index.store import Neighbors, Restriction, Store, thin_out
 from vactk.retrieval.index.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates

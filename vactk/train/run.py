@@ -13,11 +13,11 @@ from vactk.checkpoints.checkpoint import save_model
 from vactk.data.records import VideoSet
 from vactk.distributed import broadcast_object, on_any_process, process_state
 from vactk.errors import RestartError, VactkError
-from vactk.evaluate.zero_shot import evaluate, score_classes
+from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.zero_shot import evaluate_protocol
 from vactk.files.atomic import write_text
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.progress import Reporter
-from vactk.text.templates import choose_templates
 from vactk.train.fsdp import unshard_model
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
@@ -161,20 +161,15 @@ def _evaluation_line(trainer: Trainer, splits: list[VideoSet], reporter: Reporte
 
 def _evaluate(trainer: Trainer, splits: list[VideoSet], reporter: Reporter) -> dict[str, Any]:
     """Evaluate the model on each split, and return the metrics by split."""
-    recipe, found = trainer.recipe, {}
+    found = {}
     for videos in splits:
         model = unshard_model(trainer.model, trainer.accelerator)
+        progress = reporter.progress(f"{videos.name}: evaluating {videos.split}")
         with at_once():
-            scores = score_classes(
-                model,
-                videos,
-                recipe.data,
-                trainer.accelerator,
-                templates=choose_templates(recipe.templates),
-                batch_size=recipe.run.eval_batch_size,
-                progress=reporter.progress(f"{videos.name}: evaluating {videos.split}"),
+            result = evaluate_protocol(
+                model, split_data(videos), trainer.recipe.evaluation, trainer.accelerator, progress=progress
             )
-        found[videos.split] = evaluate(videos, scores).to_json()
+        found[videos.split] = result.to_json()
     return found
 
 

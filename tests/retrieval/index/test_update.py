@@ -13,13 +13,14 @@ from tests.retrieval.conftest import reading
 from tests.retrieval.stores import content
 from tests.video.conftest import write_video
 from vactk.errors import VactkError
+from vactk.evaluate.embedding import embed_texts, embed_views
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.video_model import ModelConfig, new_model
 from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index import update as indexing
 from vactk.retrieval.index import windows
-from vactk.retrieval.index.embedding import embed_texts, embed_views, model_fingerprint
+from vactk.retrieval.index.embedding import model_fingerprint
 from vactk.retrieval.index.sources import read_source
 from vactk.retrieval.index.sqlite_store import LocalStore
 from vactk.retrieval.index.store import IndexEntry, Neighbors, item_key, thin_out

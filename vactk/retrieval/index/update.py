@@ -19,10 +19,10 @@ from vactk.data.worker_pool import BatchLoader
 from vactk.distributed import Accelerator, broadcast_object, gather_object
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
+from vactk.evaluate.embedding import embed_views
 from vactk.evaluate.scoring import image_spec
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
-from vactk.retrieval.index.embedding import embed_views
 from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.sources import VideoSource
 from vactk.retrieval.index.store import IndexedVideo, IndexItem, IndexMetadata, Store, VideoEmbeddings

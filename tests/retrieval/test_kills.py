@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from vactk.retrieval.store import FileState
 
 from tests.retrieval.conftest import facts, reading
 from tests.retrieval.stores import DIM, embedded, unreadable
@@ -18,6 +17,7 @@ from tests.tracing import files_of, states
 from vactk.errors import VactkError
 from vactk.retrieval.index import sqlite_store
 from vactk.retrieval.index import update as indexing
+from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.sources import VideoSource
 from vactk.retrieval.index.sqlite_store import TABLE, LocalStore
 

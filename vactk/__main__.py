@@ -1,12 +1,6 @@
-"""The entry point: `vactk`, `python -m vactk`, and under `accelerate launch -m vactk`."""
+"""Entry point of `vactk`, `python -m vactk` and `accelerate launch -m vactk`."""
 
-from vactk.cli.app import app
-
-
-def main() -> None:
-    """Run the command line."""
-    app(prog_name="vactk")
-
+from vactk.cli.app import main
 
 if __name__ == "__main__":
     main()

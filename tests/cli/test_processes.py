@@ -90,7 +90,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path):
     os.kill(peers[1], signal.SIGKILL)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 1
-    assert "Error: process 1 of 2 was ended by SIGKILL; is there enough memory?" in errors
+    assert "Error: process 1 of 2 was killed by SIGKILL; is there enough memory?" in errors
     assert "Traceback" not in errors
 
 
@@ -136,14 +136,14 @@ def test_a_crash_shows_the_log_of_its_process(tmp_path, capsys):
 def test_signals_are_named_and_come_before_lost_connections(tmp_path):
     ending = processes._ending([1, -9], [], [tmp_path / "0", tmp_path / "1"], False)
     assert ending.failure is not None
-    assert ending.failure.message.startswith("process 1 of 2 was ended by SIGKILL; is there enough memory?")
+    assert ending.failure.message.startswith("process 1 of 2 was killed by SIGKILL; is there enough memory?")
 
 
 def test_a_command_that_can_go_on_is_started_again(monkeypatch, capsys):
     started = []
 
-    def fake(world, arguments):
-        started.append((world, arguments))
+    def fake(world, command):
+        started.append((world, list(command.arguments)))
         return (
             Ending(1, Failure(0, "out of memory", ("run.accumulate=2",))) if len(started) == 1 else Ending(0)
         )
@@ -180,6 +180,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(VactkError, match="--processes 3: each takes a GPU, and this machine has 2"):
+    with pytest.raises(VactkError, match="--processes 3 needs a GPU per process, this machine has 2"):
         processes.run_on(3)
     assert processes.run_on(1) is None

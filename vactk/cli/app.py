@@ -1,9 +1,10 @@
-"""The Typer app: its commands, and the one place where errors become exit codes."""
+"""The Typer app: registers the commands and turns errors into exit codes."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -21,15 +22,15 @@ from vactk.errors import VactkError
 
 
 class VactkGroup(TyperGroup):
-    """Turns errors into exit codes: 1 a user's error, 2 usage (click's own), 130 interrupted."""
+    """Turns errors into exit codes: 1 for a user's error, 2 for usage (by click), 130 when interrupted."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Keep the whole command line, for processes that are started with the same one."""
-        processes.command_line.set(tuple(args))
+        """Keep the whole command line for --processes."""
+        processes.command_line.set(processes.CommandLine(main, tuple(args)))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. VACTK_DEBUG=1 lets tracebacks through."""
+        """Run the command. VACTK_DEBUG=1 shows tracebacks."""
         try:
             return super().invoke(ctx)
         except VactkError as error:
@@ -37,9 +38,7 @@ class VactkGroup(TyperGroup):
                 raise
             processes.report(error)
             raise typer.Exit(processes.FAILED) from None
-        except (
-            OSError
-        ) as error:  # of a file that the command reads or writes: elsewhere it has a better message
+        except OSError as error:  # of a file without a better message of its own
             if os.environ.get("VACTK_DEBUG") or error.filename is None:
                 raise
             processes.report(VactkError(f"'{error.filename}': {error.strerror}"))
@@ -58,8 +57,13 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; `arguments` are those of this process by default."""
+    app(arguments, prog_name="vactk")
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"vactk {vactk.__version__}")
         raise typer.Exit
 
@@ -71,7 +75,7 @@ def vactk_app(
     ] = False,
 ) -> None:
     """Turn an image CLIP into a strong video model, and keep it open-vocabulary."""
-    logging.getLogger("libav").addHandler(logging.NullHandler())  # damaged files are reported, once, by us
+    logging.getLogger("libav").addHandler(logging.NullHandler())  # vactk reports damaged files itself
     logging.getLogger("libav").propagate = False
 
 

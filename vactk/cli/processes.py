@@ -1,7 +1,7 @@
-"""One command on several processes of this machine: one message for an error, one Ctrl-C for all of them.
+"""Run a command on several processes of this machine, with one error message and one Ctrl-C for all of them.
 
-The children are in process groups of their own, so that the terminal's Ctrl-C reaches them through here alone,
-and are waited for as long as they need to save; torch's own launchers end them after half a minute.
+The children are in their own process groups, so that the terminal's Ctrl-C reaches them only through this
+process, and they may take as long as they need to save; torch's launchers kill them after 30 seconds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -30,38 +30,45 @@ from vactk.errors import RestartError, VactkError
 INTERRUPTED = 130
 FAILED = 1
 POLL_S = 0.5
-GRACE_S = 10.0  # for the others to end, once a process has failed
-STOP_GRACE_S = 1.5  # once a process has ended by a signal to all: each saves before the first ends
-LOG_TAIL = 4000  # characters of what a process wrote before it crashed
-LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL", "gloo")
+GRACE_S = 10.0  # time for the others to end after a process has failed
+STOP_GRACE_S = 1.5  # the same after a forwarded signal: each process saves before the first one ends
+LOG_TAIL = 4000  # characters shown of a crashed process's log
+LOST_CONNECTION = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL", "gloo")
 
-command_line: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
+
+class CommandLine(NamedTuple):
+    """The command that this process runs, for starting it again in other processes."""
+
+    main: Callable[[Sequence[str]], None]
+    arguments: tuple[str, ...]
+
+
+command_line: ContextVar[CommandLine] = ContextVar("command_line")
 
 
 class Failure(NamedTuple):
-    """Why a process ended, as it says itself."""
+    """The error that a process reported."""
 
     rank: int
-    message: str  # empty: it crashed, and its log says how
-    restart: tuple[str, ...] = ()  # arguments with which the command can go on
+    message: str  # empty: it crashed, see its log
+    restart: tuple[str, ...] = ()  # arguments that let the command continue
 
 
 class Ending(NamedTuple):
-    """How the processes ended, all together."""
+    """The joint result of all processes."""
 
     exit_code: int
     failure: Failure | None = None
 
 
-_failures: Any = None  # in a process that was started here: where its failures go
+_failures: Any = None  # in a child process: the queue of its failures
 
 
 def run_on(processes: int | None, device: str | None = None) -> None:
-    """Return in the process or processes that are to do the work of the command; call it first.
+    """Return in the processes that do the command's work; call this first.
 
-    With `processes` above 1 these are started with the same command line, and this process leaves with their
-    exit code when they have ended. Raises VactkError for what one of them reports, and where the machine has
-    fewer GPUs.
+    If `processes` is above 1, start that many with the same command line and exit with their exit code. Raises
+    VactkError with the error that one of them reports, and if the machine has fewer GPUs.
     """
     world = os.environ.get("WORLD_SIZE")
     if world is not None:
@@ -71,18 +78,19 @@ def run_on(processes: int | None, device: str | None = None) -> None:
     if processes is None or processes == 1:
         return
     _check_gpus(processes, device)
-    arguments = list(command_line.get())
-    ending = _launch(processes, arguments)
+    command = command_line.get()
+    ending = _launch(processes, command)
     while ending.failure is not None and ending.failure.restart:
         typer.echo(ending.failure.message, err=True)
-        ending = _launch(processes, [*arguments, *ending.failure.restart])
+        restart = (*command.arguments, *ending.failure.restart)
+        ending = _launch(processes, command._replace(arguments=restart))
     if ending.failure is not None:
         raise VactkError(ending.failure.message)
     raise typer.Exit(ending.exit_code)
 
 
 def report(error: VactkError) -> None:
-    """A user's error, on stderr, or to the process that started this one: it shows the first of them."""
+    """Print a user's error on stderr; a child process sends it to its parent, which prints the first one."""
     if _failures is not None:
         restart = error.arguments if isinstance(error, RestartError) else ()
         _failures.put(Failure(int(os.environ["RANK"]), str(error), restart))
@@ -92,7 +100,7 @@ def report(error: VactkError) -> None:
 
 
 def report_interrupt(interrupt: KeyboardInterrupt) -> None:
-    """A line on stderr, from the one process that reports."""
+    """Print that the command was interrupted, from the main process only."""
     if is_main_process():
         typer.echo(f"Interrupted: {interrupt}" if str(interrupt) else "Interrupted", err=True)
 
@@ -108,12 +116,12 @@ def _check_gpus(processes: int, device: str | None) -> None:
     count = torch.cuda.device_count()
     if 0 < count < processes:
         raise VactkError(
-            f"--processes {processes}: each takes a GPU, and this machine has {count}; --device cpu goes without"
+            f"--processes {processes} needs a GPU per process, this machine has {count}; --device cpu uses none"
         )
 
 
-def _launch(world: int, arguments: Sequence[str]) -> Ending:
-    from torch.distributed import TCPStore  # the processes find each other through it, at a port that is free
+def _launch(world: int, command: CommandLine) -> Ending:
+    from torch.distributed import TCPStore  # the rendezvous of the processes, on a free port
 
     store = TCPStore("127.0.0.1", 0, world, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
@@ -123,7 +131,7 @@ def _launch(world: int, arguments: Sequence[str]) -> Ending:
         logs = [Path(folder, f"{rank}.log") for rank in range(world)]
         children = [
             context.Process(
-                target=_child, args=(parent, rank, world, store.port, arguments, failures, str(logs[rank]))
+                target=_child, args=(parent, rank, world, store.port, command, failures, str(logs[rank]))
             )
             for rank in range(world)
         ]
@@ -131,13 +139,13 @@ def _launch(world: int, arguments: Sequence[str]) -> Ending:
             with signals_held():
                 for child in children:
                     child.start()
-            codes, heard = _wait(children, failures, forwarded)
-        return _ending(codes, heard, logs, bool(forwarded))
+            codes, failed = _wait(children, failures, forwarded)
+        return _ending(codes, failed, logs, bool(forwarded))
 
 
 def _child(
-    parent: Parent, rank: int, world: int, port: int, arguments: Sequence[str], failures: Any, log: str
-) -> None:  # the life of one process
+    parent: Parent, rank: int, world: int, port: int, command: CommandLine, failures: Any, log: str
+) -> None:
     global _failures
     try:
         end_with(parent)
@@ -146,17 +154,14 @@ def _child(
         _failures = failures
         threads = max(1, len(os.sched_getaffinity(0)) // world) if hasattr(os, "sched_getaffinity") else 1
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-        os.environ.update({name: str(value) for name, value in {**places, **address}.items()})
-        if sys.platform == "linux":  # all are on this machine: nothing goes over its network
+        os.environ.update({name: str(value) for name, value in {**ranks, **address}.items()})
+        if sys.platform == "linux":  # all processes are on this machine
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if rank:
             _write_to(log)
-
-        from vactk.cli.app import app
-
-        app(arguments, prog_name="vactk")
+        command.main(command.arguments)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:
@@ -167,7 +172,7 @@ def _child(
 
 
 def _write_to(log: str) -> None:
-    """From here on what this process writes goes into a file: the first process speaks for all."""
+    """Redirect stdout and stderr of this process to a file; only rank 0 writes to the terminal."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -175,13 +180,13 @@ def _write_to(log: str) -> None:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether this process failed only because another one did."""
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST)
+    """Return whether this process failed only because another one did."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in LOST_CONNECTION)
 
 
 @contextlib.contextmanager
 def _forwarding(children: Sequence[Any]) -> Iterator[list[int]]:
-    """Signals that end this process go to the children instead; the list fills with them."""
+    """Forward SIGINT and SIGTERM to the children; yields the list of forwarded signals."""
     forwarded: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -201,17 +206,17 @@ def _forwarding(children: Sequence[Any]) -> Iterator[list[int]]:
 def _wait(
     children: Sequence[Any], failures: Any, forwarded: Sequence[int]
 ) -> tuple[list[int], list[Failure]]:
-    """Their exit codes, 0 for those that were ended here, and what they had to say.
+    """Return the exit codes, 0 for processes terminated here, and the failures that they reported.
 
-    Where one fails, or is interrupted, the others would wait for it for ever: they are ended too.
+    When one fails or is interrupted the others would wait for it forever, so they are terminated.
     """
-    heard: list[Failure] = []
+    failed: list[Failure] = []
     codes: list[int] = []
     deadline_s: float | None = None
     while left := [child for child in children if child.is_alive()]:
         wait([child.sentinel for child in left], timeout=POLL_S)
         while not failures.empty():
-            heard.append(failures.get())
+            failed.append(failures.get())
         harmless = (None, 0) if forwarded else (None, 0, INTERRUPTED)
         if deadline_s is None and any(child.exitcode not in harmless for child in children):
             codes = [child.exitcode or 0 for child in children]
@@ -222,18 +227,18 @@ def _wait(
             for child in left:
                 child.kill()
     while not failures.empty():
-        heard.append(failures.get())
-    return codes or [child.exitcode or 0 for child in children], heard
+        failed.append(failures.get())
+    return codes or [child.exitcode or 0 for child in children], failed
 
 
 def _ending(
-    codes: Sequence[int], heard: Sequence[Failure], logs: Sequence[Path], interrupted: bool
+    codes: Sequence[int], failed: Sequence[Failure], logs: Sequence[Path], interrupted: bool
 ) -> Ending:
-    said = next((failure for failure in heard if failure.message), None)
-    if said is not None:
-        return Ending(FAILED, said)
-    if heard:
-        rank = heard[0].rank
+    reported = next((failure for failure in failed if failure.message), None)
+    if reported is not None:
+        return Ending(FAILED, reported)
+    if failed:
+        rank = failed[0].rank
         if rank:
             typer.echo(_tail(logs[rank]), err=True)
         return Ending(
@@ -241,12 +246,12 @@ def _ending(
         )
     if interrupted or INTERRUPTED in codes:
         return Ending(INTERRUPTED if any(codes) else 0)
-    first = codes.index(min(codes))  # one that a signal ended comes before those that then lost it
+    first = codes.index(min(codes))  # killed by a signal (negative); the others then lost the connection
     if codes[first] >= 0:
         return Ending(max(codes))
     cause = signal.Signals(-codes[first]).name
-    reason = f"process {first} of {len(codes)} was ended by {cause}; is there enough memory?"
-    return Ending(FAILED, Failure(first, f"{reason} Fewer --processes or a smaller --batch-size need less"))
+    reason = f"process {first} of {len(codes)} was killed by {cause}; is there enough memory?"
+    return Ending(FAILED, Failure(first, f"{reason} Fewer --processes or a smaller --batch-size use less"))
 
 
 def _tail(log: Path) -> str:

@@ -21,9 +21,10 @@ from phenomena import spread
 from vactk.cli.display import display, print_line, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.data.shapes import load_shapes
+from vactk.recipes import read_recipe
 from vactk.text.templates import choose_templates
 from vactk.text.words import build_vocabulary, num_to_mask
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
 RECIPE = "m2clip-shapes"

@@ -23,7 +23,8 @@ from phenomena import spread, still_accuracies
 from vactk.checkpoints.checkpoint import load_model
 from vactk.cli.display import display, print_table
 from vactk.config import build, merge, parse_overrides
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import LAST, train
 
 RECIPE = "openvclip-shapes"

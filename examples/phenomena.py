@@ -29,7 +29,8 @@ from vactk.evaluate.classifier import class_embeddings, similarity_scorer
 from vactk.evaluate.metrics import topk_accuracy
 from vactk.evaluate.scoring import score_videos
 from vactk.models.video_model import ModelConfig, VideoModel, new_model
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
 LOSSES = ["task.masked_words=0"]  # a head that says little about temporal modules, and takes its time

@@ -26,9 +26,10 @@ from vactk.data.shapes import load_shapes
 from vactk.distributed import make_accelerator
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, VideoModel
+from vactk.recipes import read_recipe
 from vactk.retrieval.evaluate import RetrievalResult, evaluate_retrieval
 from vactk.retrieval.index.update import EmbeddingConfig
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
 RECIPE = "m2clip-shapes"

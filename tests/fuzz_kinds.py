@@ -28,7 +28,8 @@ from vactk.data.records import Record
 from vactk.data.tools.check import read_excluded
 from vactk.errors import VactkError
 from vactk.models.video_model import Heads, ModelConfig, new_model
-from vactk.train.recipe import Recipe, read_recipe, recipe_names
+from vactk.recipes import read_recipe, recipe_names
+from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
 from vactk.video.reader import sample_video
 from vactk.video.sampling import uniform_segments

@@ -24,10 +24,11 @@ from torch import Tensor
 from tests.benchmarks.m2clip_step import medians, peak_memory
 from vactk.config import build, merge, parse_overrides
 from vactk.models.video_model import VideoModel, new_model
+from vactk.recipes import read_recipe
 from vactk.train.class_prompts import ClassPrompts
 from vactk.train.interpolated_weights import Anchor
 from vactk.train.optim import build_optimizer, parameter_groups
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.task import VideoTextTask, choose_trained
 
 MODES = ("plain", "two passes", "interpolated")

@@ -28,9 +28,10 @@ from tests.benchmarks import naive_m2clip as naive
 from vactk.config import build, merge, parse_overrides
 from vactk.data.records import Record, VideoSet
 from vactk.models.video_model import Heads, VideoModel, new_model
+from vactk.recipes import read_recipe
 from vactk.text.templates import choose_templates
 from vactk.text.words import build_vocabulary
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.setup import build_task
 from vactk.train.task import VideoTextTask, choose_trained
 

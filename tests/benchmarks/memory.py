@@ -13,7 +13,8 @@ import psutil
 import typer
 
 from vactk.config import build, merge, parse_overrides
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
 EVERY = 20  # steps between readings

@@ -6,8 +6,8 @@ import torch
 from vactk.checkpoints.checkpoint import save_model
 from vactk.checkpoints.load import load_foreign, open_model
 from vactk.checkpoints.openvclip import is_openvclip, rename_openvclip
-from vactk.cli.models import checkpoint_recipe
 from vactk.errors import VactkError
+from vactk.evaluate.setup import checkpoint_config
 from vactk.models.backbone import BackboneConfig, named_config
 from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig
 from vactk.models.temporal.frame_attention import (
@@ -39,7 +39,7 @@ def test_an_openvclip_file_becomes_a_model(tmp_path):
     assert model.config.temporal == NeighbourAttentionConfig(window=1, ends="zeros")
     assert model.config.similarity == "frames"
     assert model.info["recipe"]["templates"] == "openvclip"
-    assert checkpoint_recipe(model, {}).data.view_mean == "logits"
+    assert checkpoint_config(model, {}).data.view_mean == "logits"
     video = torch.randn(1, 3, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(model.video_clip.encode_video(video), source.video_clip.encode_video(video))

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 import vactk.torchvision_ops  # noqa: F401
 from vactk.checkpoints.import_report import describe_import
 from vactk.checkpoints.load import is_foreign, open_model
-from vactk.cli.models import checkpoint_recipe
 from vactk.errors import VactkError
+from vactk.evaluate.setup import checkpoint_config
 from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.temporal.adapters import NoTemporal, STAdapterConfig
 from vactk.models.temporal.frame_attention import CrossFrameAttentionConfig, NeighbourAttentionConfig
@@ -252,7 +252,7 @@ def test_a_froster_file_becomes_a_model(tmp_path):
     assert model.config.temporal == NeighbourAttentionConfig()
     assert model.config.similarity == "frames"
     assert model.info["recipe"]["templates"] == "froster"
-    assert checkpoint_recipe(model, {}).data.view_mean == "logits"
+    assert checkpoint_config(model, {}).data.view_mean == "logits"
     assert model.info["import"]["format"] == "FROSTER"
     assert sorted(model.info["import"]["left_over"]) == sorted(projectors)
     own = model.video_clip.backbone.state_dict()

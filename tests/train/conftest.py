@@ -7,7 +7,8 @@ import pytest
 from vactk.config import build, merge, parse_overrides
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 
 CLASSES = ("star moving left", "star moving right", "fish moving left")
 SMALL_SPLITS = {

@@ -21,8 +21,9 @@ from vactk.data.video_dataset import VideoDataset, train_loader
 from vactk.models.losses import clip_loss
 from vactk.models.text_tower import TextAdapterConfig, TextTower
 from vactk.models.video_model import Heads, new_model
+from vactk.recipes import read_recipe
 from vactk.train.descriptions import DescriptionTexts
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import Interrupted, train
 from vactk.train.setup import build_task
 

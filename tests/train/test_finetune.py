@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from vactk.checkpoints.checkpoint import load_model
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import VactkError
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import LAST, Interrupted, train
 
 pytestmark = pytest.mark.usefixtures("small_shapes")

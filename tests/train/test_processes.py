@@ -14,7 +14,8 @@ from tests.processes import run_processes
 from tests.train.conftest import Quiet
 from vactk.config import build, merge, parse_overrides
 from vactk.errors import RestartError, VactkError
-from vactk.train.recipe import Recipe, read_recipe
+from vactk.recipes import read_recipe
+from vactk.train.recipe import Recipe
 from vactk.train.run import Interrupted, train
 from vactk.train.trainer import Trainer
 

@@ -10,9 +10,10 @@ from vactk.data.datasets import find_dataset
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import Heads, ModelConfig, new_model
+from vactk.recipes import read_recipe, recipe_names
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
-from vactk.train.recipe import Recipe, read_recipe, recipe_names
+from vactk.train.recipe import Recipe
 from vactk.train.task import choose_trained
 from vactk.video import Timeline
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vactk.cli.display import Display
-from vactk.cli.models import load_for_evaluation
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
 
     from vactk.data.config import DataConfig
     from vactk.data.records import VideoSet
+    from vactk.evaluate.config import EvalConfig
     from vactk.export.graph_specs import Samples
     from vactk.export.metadata import InferenceSpec, Labels
     from vactk.models.video_model import VideoModel
-    from vactk.train.recipe import Recipe
 
 CHECKED_VIDEOS = 2
 CHECK_DATASET = "shapes"
@@ -47,6 +46,7 @@ class ExportOptions:
 def run_export(asked: ExportOptions, shown: Display) -> dict[str, Any]:
     """Everything that the command does; its result. Raises VactkError as the parts do."""
     from vactk.errors import pick
+    from vactk.evaluate.setup import load_for_evaluation
     from vactk.export.formats import ExportConfig, export_model
     from vactk.export.graph_specs import GRAPHS, refuse_without_labels
     from vactk.files.atomic import refuse_existing
@@ -62,17 +62,17 @@ def run_export(asked: ExportOptions, shown: Display) -> dict[str, Any]:
 
         require("onnx", "onnxscript", "onnxruntime", "onnxconverter_common")
     results = read_results(asked.results) or run_results(asked.checkpoint)
-    model, recipe = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
+    model, evaluation = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
     videos = _find_videos(asked, shown, needed=config.precision == "int8")
-    labels = _labels(asked, model, recipe, videos)
+    labels = _labels(asked, model, evaluation, videos)
     refuse_without_labels(config.parts, labels)
-    serving = _serving(asked, model, recipe, labels, results)
-    samples = _samples(asked, model, recipe.data, videos, labels, shown)
+    serving = _serving(asked, model, evaluation, labels, results)
+    samples = _samples(asked, model, evaluation.data, videos, labels, shown)
     accuracy: dict[str, Any] = {}
 
     def inspect(folder: Path) -> None:
         if config.precision == "int8":
-            accuracy.update(_measure(asked, model, recipe, videos, folder / "video_encoder.onnx", shown))
+            accuracy.update(_measure(asked, model, evaluation, videos, folder / "video_encoder.onnx", shown))
 
     exported = export_model(
         model, asked.output, config, serving, samples, shown.progress(config.format), inspect
@@ -106,7 +106,7 @@ def _find_videos(asked: ExportOptions, shown: Display, *, needed: bool) -> Video
 
 
 def _labels(
-    asked: ExportOptions, model: VideoModel, recipe: Recipe, videos: VideoSet | None
+    asked: ExportOptions, model: VideoModel, evaluation: EvalConfig, videos: VideoSet | None
 ) -> Labels | None:
     """The classes of the classifier; None where nothing names any."""
     from vactk.export.metadata import Labels
@@ -122,31 +122,29 @@ def _labels(
     if names is None:
         return None
     words = words or tuple(as_words(name) for name in names)
-    return Labels(names, words, _embed(model, recipe, words))
+    return Labels(names, words, _embed(model, evaluation, words))
 
 
-def _embed(model: VideoModel, recipe: Recipe, words: tuple[str, ...]) -> Tensor:
+def _embed(model: VideoModel, evaluation: EvalConfig, words: tuple[str, ...]) -> Tensor:
     import torch
 
     from vactk.evaluate.classifier import class_embeddings
-    from vactk.text.templates import choose_templates
 
-    return class_embeddings(model, words, choose_templates(recipe.templates), torch.device("cpu"))
+    return class_embeddings(model, words, evaluation.prompts, torch.device("cpu"))
 
 
 def _serving(
     asked: ExportOptions,
     model: VideoModel,
-    recipe: Recipe,
+    evaluation: EvalConfig,
     labels: Labels | None,
     results: tuple[dict[str, Any], ...],
 ) -> InferenceSpec:
     from vactk.export.metadata import InferenceSpec
-    from vactk.text.templates import choose_templates
 
     return InferenceSpec(
-        data=recipe.data,
-        templates=choose_templates(recipe.templates),
+        data=evaluation.data,
+        templates=evaluation.prompts,
         source={**describe_source(asked.checkpoint, model), "results": results},
         labels=labels,
         answer=asked.by,
@@ -228,7 +226,7 @@ def _samples(
 def _measure(
     asked: ExportOptions,
     model: VideoModel,
-    recipe: Recipe,
+    evaluation: EvalConfig,
     videos: VideoSet | None,
     file: Path,
     shown: Display,
@@ -248,8 +246,8 @@ def _measure(
         VideoEncoder(model.video_clip, model.config.similarity).eval(),
         run_onnx(file),
         chosen,
-        _embed(model, recipe, videos.words),
-        recipe.data,
+        _embed(model, evaluation, videos.words),
+        evaluation.data,
         shown.progress("accuracy"),
     )
     return loss.to_json()

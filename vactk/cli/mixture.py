@@ -160,20 +160,17 @@ class MergeRun:
 
     def _measuring(self) -> tuple[VideoModel, EvalSettings, Callable[[str, str], VideoSet]]:
         from vactk.checkpoints.merge import merged_model
-        from vactk.cli.models import checkpoint_recipe
         from vactk.data.datasets import find_dataset
-        from vactk.distributed import make_accelerator
         from vactk.evaluate.alpha_sweep import EvalSettings
-        from vactk.text.templates import choose_templates
+        from vactk.evaluate.setup import checkpoint_config, prepare_model
 
         model = merged_model(self.mixture)
-        recipe = checkpoint_recipe(model, self.overrides)
-        accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-        model.to(accelerator.device)
-        root = Path(recipe.data_root) if recipe.data_root else None
-        templates = choose_templates(recipe.templates)
+        config = checkpoint_config(model, self.overrides)
+        accelerator = prepare_model(model, config)
+        given = self.overrides.get("data_root") or model.info.get("recipe", {}).get("data_root")
+        root = Path(given) if given else None
         protocol = EvalSettings(
-            recipe.data, templates, recipe.run.eval_batch_size, accelerator, self.shown.progress
+            config.data, config.prompts, config.batch_size, accelerator, self.shown.progress
         )
 
         def load(name: str, split: str) -> VideoSet:

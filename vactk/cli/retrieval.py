@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from vactk.cli.display import Display
-from vactk.cli.models import load_for_evaluation
 from vactk.config import build, merge
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from vactk.evaluate.config import EvalConfig
     from vactk.models.video_model import VideoModel
     from vactk.retrieval.hits import Hit
     from vactk.retrieval.index.sources import VideoSource
     from vactk.retrieval.index.store import Store
     from vactk.retrieval.index.update import EmbeddingConfig
     from vactk.retrieval.search import Searcher
-    from vactk.train.recipe import Recipe
 
 DEFAULT_DATASET = "msrvtt"
 
@@ -97,16 +96,16 @@ class Session:
             videos = load_videos(name, self.asked.split, self.asked.data_root, progress)
         for note in notes:
             self.shown.message(f"{protocol}: {note}")
-        model, recipe = self._load(name)
-        reading = self._reading(recipe)
-        accelerator = self._place(model, recipe)
+        model, config = self._load(name)
+        reading = self._reading(config)
+        accelerator = self._place(model, config)
         result = evaluate_retrieval(
             model,
             videos,
             reading,
             accelerator,
             name=protocol.lower() if protocol else "",
-            batch_size=recipe.run.eval_batch_size,
+            batch_size=config.batch_size,
             dual=dual_softmax,
             unreadable=unreadable,
             max_failed=max_failed,
@@ -137,8 +136,8 @@ class Session:
         ]
         if not sources and self.store.facts is None:
             raise VactkError(f"there is no index in '{asked.index}': make one with --add FOLDER")
-        model, recipe = self._model_of(self.store, add)
-        return self._update(model, recipe, sources, retry=retry)
+        model, config = self._model_of(self.store, add)
+        return self._update(model, config, sources, retry=retry)
 
     def _dataset_index(self, *, retry: bool) -> dict[str, Any]:
         """The index that vactk keeps of a dataset, for the model that is asked for; built on first use."""
@@ -157,14 +156,14 @@ class Session:
                 'to try it without any: vactk retrieve --dataset shapes --query "a red star"'
             ) from error
         source = of_videos(videos)
-        model, recipe = self._load(name)
-        reading = self._reading(recipe)
+        model, config = self._load(name)
+        reading = self._reading(config)
         made_with = f"{model_fingerprint(model)[:8]}-{reading.short_hash}"
         folder = f"{videos.name}-{videos.split}-{made_with}".replace("/", "-")
         self.store = self._open_store(str(cache_folder() / "indexes" / folder))
         if self.store.facts is None:
             self._ask(f"{name} has no index for this model yet: read its {len(source.items):,} videos now?")
-        return self._update(model, recipe, [source], retry=retry)
+        return self._update(model, config, [source], retry=retry)
 
     def _ask(self, question: str) -> None:
         if self.asked.yes:
@@ -177,17 +176,17 @@ class Session:
         self.shown.bars.start()
 
     def _update(
-        self, model: VideoModel, recipe: Recipe, sources: Sequence[VideoSource], *, retry: bool
+        self, model: VideoModel, config: EvalConfig, sources: Sequence[VideoSource], *, retry: bool
     ) -> dict[str, Any]:
         from vactk.retrieval.index.embedding import model_fingerprint
         from vactk.retrieval.index.update import check_model, make_metadata, typical_queries
         from vactk.retrieval.search import Searcher
 
         assert self.store is not None
-        reading = self._reading(recipe)
+        reading = self._reading(config)
         fingerprint = model_fingerprint(model)
         check_model(self.store, fingerprint, reading)
-        accelerator = self._place(model, recipe)
+        accelerator = self._place(model, config)
         changes: list[dict[str, Any]] = []
         if sources:
             if accelerator.is_main_process:
@@ -195,7 +194,7 @@ class Session:
             for source in sources:
                 for note in source.notes:
                     self.shown.message(f"{source.name}: {note}")
-                changes.append(self._add(model, recipe, source, reading, accelerator, retry))
+                changes.append(self._add(model, config, source, reading, accelerator, retry))
             if accelerator.is_main_process:
                 self.store.finish(typical_queries(model, accelerator.device), self.shown.message)
         if not accelerator.is_main_process:
@@ -212,7 +211,7 @@ class Session:
     def _add(
         self,
         model: VideoModel,
-        recipe: Recipe,
+        config: EvalConfig,
         source: VideoSource,
         reading: EmbeddingConfig,
         accelerator: Accelerator,
@@ -228,7 +227,7 @@ class Session:
                 source,
                 reading,
                 accelerator,
-                batch_size=recipe.run.eval_batch_size,
+                batch_size=config.batch_size,
                 retry=retry,
                 progress=self.shown.progress("videos"),
             )
@@ -297,7 +296,7 @@ class Session:
 
         return MilvusStore(uri, Path(name).name if self.asked.index is None else name)
 
-    def _model_of(self, store: Store, add: Sequence[str]) -> tuple[VideoModel, Recipe]:
+    def _model_of(self, store: Store, add: Sequence[str]) -> tuple[VideoModel, EvalConfig]:
         """The model that is asked for, else the index's own, else the default one."""
         if self.asked.names_model or store.facts is None:
             return self._load(add[0] if add else "")
@@ -309,13 +308,16 @@ class Session:
                 "say where it is now with --checkpoint"
             )
         overrides = merge(self.asked.overrides, {"model": made_with.get("stated", {})})
+        from vactk.evaluate.setup import load_for_evaluation
+
         return load_for_evaluation(checkpoint, overrides, {}, self.shown.message)
 
-    def _load(self, name: str) -> tuple[VideoModel, Recipe]:
+    def _load(self, name: str) -> tuple[VideoModel, EvalConfig]:
         """The model of the options, with the defaults of the dataset of that name, if it is one."""
         from vactk.data.benchmarks import ALIASES
         from vactk.data.datasets import DATASETS
-        from vactk.train.recipe import read_recipe
+        from vactk.evaluate.setup import load_for_evaluation
+        from vactk.recipes import read_recipe
 
         dataset = DATASETS.get(ALIASES.get(name.lower(), name))
         defaults = read_recipe(dataset.recipe) if dataset is not None and dataset.recipe else {}
@@ -332,13 +334,13 @@ class Session:
             "stated": self.asked.overrides.get("model", {}),
         }
 
-    def _reading(self, recipe: Recipe) -> EmbeddingConfig:
+    def _reading(self, config: EvalConfig) -> EmbeddingConfig:
         """The index's own, else: frames spread over each window, as many as the model was trained with."""
         from vactk.data.config import DataConfig
         from vactk.retrieval.index.update import EmbeddingConfig
         from vactk.retrieval.index.windows import WindowConfig
 
-        data = recipe.data
+        data = config.data
         facts = self.store.facts if self.store is not None else None
         if facts is not None and not self.asked.names_reading:
             machine = {"decoder": data.decoder, "workers": data.workers, "timeout_s": data.timeout_s}
@@ -354,13 +356,10 @@ class Session:
             windows=WindowConfig(length_s=self.asked.window_s, stride_s=self.asked.stride_s),
         )
 
-    def _place(self, model: VideoModel, recipe: Recipe) -> Accelerator:
-        from vactk.distributed import make_accelerator
+    def _place(self, model: VideoModel, config: EvalConfig) -> Accelerator:
+        from vactk.evaluate.setup import prepare_model
 
-        accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-        model.to(accelerator.device)
-        model.train(False)
-        return accelerator
+        return prepare_model(model, config)
 
     def serve(self, host: str, port: int, ready: Callable[[str], None]) -> None:
         """The page, until Ctrl-C; `ready` hears its address."""

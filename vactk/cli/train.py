@@ -135,7 +135,8 @@ def _resumed(output: Path | None, resume: bool) -> str | None:
 def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str) -> Recipe:
     """The recipe, then the options, then key=value; the model of a checkpoint is as the checkpoint says."""
     from vactk.data.datasets import find_dataset
-    from vactk.train.recipe import Recipe, read_recipe
+    from vactk.recipes import read_recipe
+    from vactk.train.recipe import Recipe
 
     overrides = parse_overrides(settings)
     name = chosen["dataset"] or overrides.get("dataset")

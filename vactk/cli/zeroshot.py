@@ -11,7 +11,6 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import Display, display, percent, print_json, print_line, print_table
 from vactk.cli.labels import read_labels
-from vactk.cli.models import load_for_evaluation
 from vactk.cli.processes import run_on
 from vactk.cli.protocols import describe_conditions, list_protocols, print_protocol
 from vactk.config import nest
@@ -19,9 +18,9 @@ from vactk.errors import VactkError
 
 if TYPE_CHECKING:
     from vactk.data.records import VideoSet
+    from vactk.evaluate.config import EvalConfig
     from vactk.evaluate.scoring import Scores
     from vactk.models.video_model import VideoModel
-    from vactk.train.recipe import Recipe
 
 SHOWN_LABELS = 3
 
@@ -157,8 +156,9 @@ def refuse(contradictions: Mapping[str, object]) -> None:
 
 def _on_dataset(asked: ZeroShotOptions, name: str, split: str | None, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
+    from vactk.evaluate.setup import load_for_evaluation
     from vactk.evaluate.zero_shot import check_missing, evaluate
-    from vactk.train.recipe import read_recipe
+    from vactk.recipes import read_recipe
 
     dataset = find_dataset(name)
     if not dataset.labelled:
@@ -170,24 +170,23 @@ def _on_dataset(asked: ZeroShotOptions, name: str, split: str | None, shown: Dis
     if any(record.label is None for record in videos.records):
         raise VactkError(f"{name}, {split}, has no labels to measure with: choose another --split")
     check_missing(videos, asked.max_failed)
-    model, recipe = load_for_evaluation(
+    model, config = load_for_evaluation(
         asked.checkpoint, asked.overrides, read_recipe(dataset.recipe), shown.message
     )
-    scores = _score(model, videos, recipe, shown.progress(f"{name}: {split}"), asked.max_failed)
+    scores = _score(model, videos, config, shown.progress(f"{name}: {split}"), asked.max_failed)
     _check_answer(asked.by, scores)
     evaluation = evaluate(videos, scores, unreadable=asked.unreadable)
-    conditions = {"by": asked.by, "unreadable": asked.unreadable, **_conditions(asked, model, recipe)}
+    conditions = {"by": asked.by, "unreadable": asked.unreadable, **_conditions(asked, model, config)}
     return {**evaluation.to_json(asked.by), **conditions}
 
 
 def _on_protocol(asked: ZeroShotOptions, name: str, shown: Display) -> dict[str, Any]:
     from vactk.data.datasets import find_dataset
-    from vactk.distributed import make_accelerator
     from vactk.evaluate.protocol import find_protocol
     from vactk.evaluate.protocol_splits import load_protocol_data
+    from vactk.evaluate.setup import load_for_evaluation, prepare_model
     from vactk.evaluate.zero_shot import evaluate_protocol
-    from vactk.text.templates import choose_templates
-    from vactk.train.recipe import read_recipe
+    from vactk.recipes import read_recipe
 
     protocol = find_protocol(name)
     if protocol.task == "retrieval":
@@ -195,35 +194,34 @@ def _on_protocol(asked: ZeroShotOptions, name: str, shown: Display) -> dict[str,
     plan = load_protocol_data(protocol, asked.data_root)
     for note in plan.notes:
         shown.message(f"{protocol.name}: {note}")
-    model, recipe = load_for_evaluation(
+    model, config = load_for_evaluation(
         asked.checkpoint,
         asked.overrides,
         read_recipe(find_dataset(protocol.dataset).recipe),
         shown.message,
     )
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
+    accelerator = prepare_model(model, config)
     result = evaluate_protocol(
         model,
         plan,
-        recipe.data,
+        config.data,
         accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
+        templates=config.prompts,
+        batch_size=config.batch_size,
         unreadable=asked.unreadable,
         max_failed=asked.max_failed,
         progress=shown.progress(protocol.name),
     )
-    return {**result.to_json(), **_conditions(asked, model, recipe)}
+    return {**result.to_json(), **_conditions(asked, model, config)}
 
 
-def _conditions(asked: ZeroShotOptions, model: VideoModel, recipe: Recipe) -> dict[str, Any]:
+def _conditions(asked: ZeroShotOptions, model: VideoModel, config: EvalConfig) -> dict[str, Any]:
     """What a number was measured with."""
     return {
-        "frames": recipe.data.num_frames,
-        "views": recipe.data.views,
-        "crops": recipe.data.transform.eval_crops,
-        "templates": recipe.templates,
+        "frames": config.data.num_frames,
+        "views": config.data.views,
+        "crops": config.data.transform.eval_crops,
+        "templates": config.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
 
@@ -233,10 +231,11 @@ def _on_files(asked: ZeroShotOptions, paths: list[Path], given: str | None, show
     files = _walk(paths)
 
     from vactk.data.records import Record, VideoSet
+    from vactk.evaluate.setup import load_for_evaluation
     from vactk.evaluate.zero_shot import as_json, note_lines
     from vactk.text.templates import as_words
 
-    model, recipe = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
+    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
     labels = labels or model.heads.classes
     if not labels:
         raise VactkError(f"'{asked.checkpoint}' was not trained on classes: name some with --labels")
@@ -247,7 +246,7 @@ def _on_files(asked: ZeroShotOptions, paths: list[Path], given: str | None, show
         words=tuple(as_words(label) for label in labels),
         records=tuple(Record(video=file) for file in files),
     )
-    scores = _score(model, videos, recipe, shown.progress("videos"))
+    scores = _score(model, videos, config, shown.progress("videos"))
     _check_answer(asked.by, scores)
     predictions = []
     for place, values in zip(scores.places.tolist(), scores.probabilities[asked.by], strict=True):
@@ -265,23 +264,21 @@ def _on_files(asked: ZeroShotOptions, paths: list[Path], given: str | None, show
 def _score(
     model: VideoModel,
     videos: VideoSet,
-    recipe: Recipe,
+    config: EvalConfig,
     progress: Callable[[int, int], None],
     max_failed: float = 1.0,
 ) -> Scores:
-    from vactk.distributed import make_accelerator
+    from vactk.evaluate.setup import prepare_model
     from vactk.evaluate.zero_shot import score_classes
-    from vactk.text.templates import choose_templates
 
-    accelerator = make_accelerator(recipe.run.device, recipe.run.precision)
-    model.to(accelerator.device)
+    accelerator = prepare_model(model, config)
     return score_classes(
         model,
         videos,
-        recipe.data,
+        config.data,
         accelerator,
-        templates=choose_templates(recipe.templates),
-        batch_size=recipe.run.eval_batch_size,
+        templates=config.prompts,
+        batch_size=config.batch_size,
         max_failed=max_failed,
         progress=progress,
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from vactk import config as settings
 from vactk.data.config import DataConfig
-from vactk.errors import VactkError, pick
+from vactk.errors import VactkError
+from vactk.evaluate.config import Device, EvalConfig, Precision
 from vactk.models.video_model import ModelConfig
 from vactk.text.templates import choose_templates
 from vactk.train.interpolated_weights import InterpolatedConfig
@@ -30,8 +28,8 @@ class RunConfig:
     save_every: float = 1.0  # epochs between saved states, from which --resume goes on
     log_every: int = 1  # steps between lines of metrics.jsonl
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"  # auto: bf16 where an accelerator has it
-    device: Literal["auto", "cpu"] = "auto"  # auto: an accelerator where there is one
+    precision: Precision = "fp32"
+    device: Device = "auto"
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     gradient_checkpointing: bool = False  # saves memory, costs a second forward pass
     max_failed: float = 0.1  # share of unreadable videos that stops the run
@@ -77,6 +75,18 @@ class Recipe:
         if self.shots < 0:
             raise VactkError(f"shots must be at least 0, got {self.shots}")
 
+    @property
+    def evaluation(self) -> EvalConfig:
+        """The settings of the evaluations during and after training."""
+        run = self.run
+        return EvalConfig(
+            data=self.data,
+            templates=self.templates,
+            batch_size=run.eval_batch_size,
+            device=run.device,
+            precision=run.precision,
+        )
+
 
 def fit_batch(recipe: Recipe, num_videos: int, num_processes: int) -> Recipe:
     """`recipe` with batches no larger than the data, which can still be shared out."""
@@ -85,33 +95,3 @@ def fit_batch(recipe: Recipe, num_videos: int, num_processes: int) -> Recipe:
         return recipe
     fitting = max(unit, num_videos // unit * unit)
     return replace(recipe, run=replace(run, batch_size=min(run.batch_size, fitting)))
-
-
-def recipe_names() -> list[str]:
-    """The recipes inside the package."""
-    return sorted(_packaged())
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a packaged recipe, or of a YAML file, over those of the packaged one that is its `base`.
-
-    Raises VactkError when there is no such recipe.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return _with_base(settings.read_yaml(path))
-    return _packaged_recipe(name)
-
-
-def _packaged_recipe(name: str) -> dict[str, Any]:
-    return _with_base(settings.read_yaml(pick(_packaged(), name, "recipe")))
-
-
-def _with_base(values: dict[str, Any]) -> dict[str, Any]:
-    base = values.pop("base", None)
-    return values if base is None else settings.merge(_packaged_recipe(str(base)), values)
-
-
-def _packaged() -> dict[str, Path]:
-    folder = Path(str(resources.files("vactk").joinpath("recipes")))
-    return {path.stem: path for path in folder.glob("*.yaml")}

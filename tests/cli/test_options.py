@@ -23,7 +23,7 @@ def command(
 
 
 def given(**values):
-    return {name: None for name in command.__annotations__} | values
+    return dict.fromkeys(command.__annotations__) | values
 
 
 def test_options_become_nested_settings():
@@ -41,5 +41,5 @@ def test_a_command_may_set_another_key_than_most():
 
 def test_the_first_contradiction_is_refused():
     options.refuse({"a": None, "b": ""})
-    with pytest.raises(VactkError, match="^b$"):
+    with pytest.raises(VactkError, match=r"^b$"):
         options.refuse({"a": False, "b": "x", "c": True})

@@ -146,6 +146,15 @@ def print_unreadable(result: Mapping[str, Any]) -> None:
         print_problems(title, {item["video"]: item["error"] for item in result.get(key) or ()})
 
 
+def describe_conditions(result: Mapping[str, Any]) -> str:
+    """Describe frames, views, crops, templates and content of a result, on two lines."""
+    skipped = ", unreadable videos left out" if result["unreadable"] == "skip" else ""
+    return (
+        f"{result['frames']} frames x {result['views']} views x {result['crops']} crops, "
+        f"templates: {result['templates']}\ncontent {result['hash']}{skipped}"
+    )
+
+
 def percent(value: float | None) -> str:
     """Format a percentage with two decimals, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import (
     Display,
+    describe_conditions,
     is_main_process,
     percent,
     print_json,
@@ -20,11 +22,10 @@ from vactk.cli.display import (
     print_unreadable,
 )
 from vactk.cli.processes import run_on
-from vactk.cli.protocols import describe_conditions
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from vactk.retrieval.session import IndexSession
+    from vactk.retrieval.session import IndexSession, RetrieveOptions
 
 INDEX, SEARCH, RESULT, EVALUATION, PAGE = "Index", "Search", "Results", "Evaluation", "Page"
 
@@ -187,69 +188,91 @@ def retrieve(
         vactk retrieve --index holidays --serve
         vactk retrieve --evaluate --protocol msrvtt/1k-a --checkpoint runs/first
     """
-    overrides = options.read_settings(retrieve, locals())
-    searches = bool(query or query_file or like)
-    options.refuse({
-        "--protocol requires --evaluate": protocol and not evaluate,
-        "--dual-softmax requires --evaluate": dual_softmax and not evaluate,
-        "--evaluate uses no index: remove --index, --add, --query, --like and --serve": evaluate
-        and (index or add or searches or serve),
-        "a protocol defines its dataset and splits: remove --dataset and --split": protocol
-        and (dataset or split),
-        "--add requires --index FOLDER": add and not index,
-        "--sheet and --cut require --query or --like": (sheet or cut) and not searches,
-        "--dataset searches without --index; to add a dataset to an index, use --add NAME": index
-        and dataset,
-        "nothing to do: give --query TEXT, --like VIDEO, --index DIR --add FOLDER, --evaluate or --serve": not (
-            index or searches or serve or evaluate
-        ),
-    })  # fmt: skip
+    given = SimpleNamespace(**locals(), searches=bool(query or query_file or like))
+    _check(given)
     run_on(processes, device)
 
     from vactk.retrieval import session as sessions
     from vactk.retrieval.hits import SearchFilter
-    from vactk.retrieval.index.windows import WindowConfig
     from vactk.retrieval.results.write import check_outputs, write_hits
 
-    chosen = sessions.RetrieveOptions(
-        index=index, store=store, dataset=dataset, split=split, data_root=data_root, checkpoint=checkpoint,
-        overrides=overrides, windows=WindowConfig(length_s=window, stride_s=stride), search=search,
-    )  # fmt: skip
+    chosen = _choose(given)
     limits = SearchFilter(top=top, min_score=min_score, path=path, label=label, per_video=per_video)
     queries = [*(query or ()), *_read_queries(query_file)]
     check_outputs(sheet, cut)
     with Display() as display:
         if evaluate:
-            result = sessions.evaluate(
-                chosen, protocol, display, dual=dual_softmax, unreadable=unreadable, max_failed=max_failed
-            )
-            show = _print_evaluation
+            result, show = _evaluate(chosen, given, display), _print_evaluation
         else:
             session, sources = sessions.open_index(chosen, add or (), display, _confirm(display, yes, json))
-            changes = session.update(sources, display, retry=retry)
+            result, show = session.update(sources, display, retry=retry), _print_index
             if not is_main_process():
                 return
-            result, show = {**session.describe(), **changes}, _print_index
-            if searches:
-                found = sessions.search(session.searcher(), queries, like or (), limits, display.message)
-                files = write_hits(found.hits, sheet, cut, display)
-                result = {
-                    **found.to_json(),
-                    **session.describe(),
-                    **({"index": result} if add else {}),
-                    **files,
-                }
-                show = _print_hits
+        if given.searches:
+            found = sessions.search(session.searcher(), queries, like or (), limits, display.message)
+            updated = {"index": result} if add else {}
+            files = write_hits(found.hits, sheet, cut, display)
+            result, show = {**found.to_json(), **session.describe(), **updated, **files}, _print_hits
     if serve:
-        _serve(session, host, port, lambda url: print_json({**result, "url": url}) if json else print_line(
-            f"open {url} (Ctrl-C ends it)"
-        ))  # fmt: skip
+        _serve(session, host, port, result, as_json=json)
     else:
         (print_json if json else show)(result)
 
 
-def _serve(session: IndexSession, host: str, port: int, ready: Callable[[str], None]) -> None:
+def _check(given: SimpleNamespace) -> None:
+    """Raises VactkError for options that contradict each other."""
+    options.refuse({
+        "--protocol requires --evaluate": given.protocol and not given.evaluate,
+        "--dual-softmax requires --evaluate": given.dual_softmax and not given.evaluate,
+        "--evaluate uses no index: remove --index, --add, --query, --like and --serve": given.evaluate
+        and (given.index or given.add or given.searches or given.serve),
+        "a protocol defines its dataset and splits: remove --dataset and --split": given.protocol
+        and (given.dataset or given.split),
+        "--add requires --index FOLDER": given.add and not given.index,
+        "--sheet and --cut require --query or --like": (given.sheet or given.cut) and not given.searches,
+        "--dataset searches without --index; to add a dataset to an index, use --add NAME": given.index
+        and given.dataset,
+        "nothing to do: give --query TEXT, --like VIDEO, --index DIR --add FOLDER, --evaluate or --serve": not (
+            given.index or given.searches or given.serve or given.evaluate
+        ),
+    })  # fmt: skip
+
+
+def _choose(given: SimpleNamespace) -> RetrieveOptions:
+    from vactk.retrieval.index.windows import WindowConfig
+    from vactk.retrieval.session import RetrieveOptions
+
+    return RetrieveOptions(
+        index=given.index,
+        store=given.store,
+        dataset=given.dataset,
+        split=given.split,
+        data_root=given.data_root,
+        checkpoint=given.checkpoint,
+        overrides=options.read_settings(retrieve, vars(given)),
+        windows=WindowConfig(length_s=given.window, stride_s=given.stride),
+        search=given.search,
+    )
+
+
+def _evaluate(chosen: RetrieveOptions, given: SimpleNamespace, display: Display) -> dict[str, Any]:
+    from vactk.retrieval.session import evaluate
+
+    return evaluate(
+        chosen,
+        given.protocol,
+        display,
+        dual=given.dual_softmax,
+        unreadable=given.unreadable,
+        max_failed=given.max_failed,
+    )
+
+
+def _serve(session: IndexSession, host: str, port: int, result: dict[str, Any], *, as_json: bool) -> None:
     from vactk.retrieval.server import serve
+
+    def ready(url: str) -> None:
+        print_json({**result, "url": url}) if as_json else print_line(f"open {url} (Ctrl-C ends it)")
 
     title = Path(session.store.name).name
     serve(session.searcher(), host=host, port=port, title=title, ready=ready)

@@ -132,14 +132,13 @@ class IndexSession:
     def update(
         self, sources: Sequence[VideoSource], reporter: Reporter, *, retry: bool = False
     ) -> dict[str, Any]:
-        """Bring the index up to date with `sources` and return the changes; on all processes.
+        """Bring the index up to date with `sources`; called on all processes.
 
-        With `retry`, videos that could not be read before are tried again.
+        Returns its description and the changes, on the main process. With `retry`, videos that could not be read
+        before are tried again.
         """
-        if not sources:
-            return {}
         is_main = self.accelerator.is_main_process
-        if is_main:
+        if sources and is_main:
             self.store.begin(make_metadata(self.model, self.model_source, self.embedding, self.fingerprint))
         changes: dict[str, Any] = {}
         for source in sources:
@@ -147,9 +146,9 @@ class IndexSession:
                 reporter.message(f"{source.name}: {note}")
             for name, value in self._add(source, reporter, retry).items():
                 changes[name] = changes[name] + value if name in changes else value
-        if is_main:
+        if sources and is_main:
             self.store.finish(typical_queries(self.model, self.accelerator.device), reporter.message)
-        return changes
+        return {**self.describe(), **changes} if is_main else {}
 
     def _add(self, source: VideoSource, reporter: Reporter, retry: bool) -> dict[str, Any]:
         try:
@@ -216,7 +215,7 @@ def open_index(
     if options.names_model or made_with is None:
         loaded = _load_model(options, add[0] if add else "", reporter)
     else:
-        loaded = _load_model_of_index(options, store.name, made_with, reporter)
+        loaded = load_index_model(store.name, made_with, options.overrides, reporter.message)
     return _open_session(options, store, *loaded), sources
 
 
@@ -355,17 +354,18 @@ def _load_model(options: RetrieveOptions, dataset: str, reporter: Reporter) -> t
     return load_for_evaluation(options.checkpoint, options.overrides, defaults, reporter.message)
 
 
-def _load_model_of_index(
-    options: RetrieveOptions, index: str, made_with: Mapping[str, Any], reporter: Reporter
+def load_index_model(
+    index: str, made_with: Mapping[str, Any], overrides: Mapping[str, Any], message: Callable[[str], None]
 ) -> tuple[VideoModel, EvalConfig]:
+    """Load the model that an index was made with. Raises VactkError when its checkpoint no longer exists."""
     checkpoint = Path(made_with["checkpoint"]) if made_with.get("checkpoint") else None
     if checkpoint is not None and not checkpoint.exists():
         raise VactkError(
             f"index '{index}' was made with '{checkpoint}', which no longer exists: "
             "give its new location with --checkpoint"
         )
-    overrides = merge(options.overrides, {"model": made_with.get("stated", {})})
-    return load_for_evaluation(checkpoint, overrides, {}, reporter.message)
+    overrides = merge(overrides, {"model": made_with.get("stated", {})})
+    return load_for_evaluation(checkpoint, overrides, {}, message)
 
 
 def _embedding_config(

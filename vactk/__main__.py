@@ -1,4 +1,4 @@
-"""The entry point: `vactk`, `python -m vactk`, and under `accelerate launch -m vactk`."""
+"""Entry point of `vactk`, `python -m vactk` and `accelerate launch -m vactk`."""
 
 from vactk.cli.app import main
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.cli.app import app
-from vactk.cli.mixing import read_sweep
+from vactk.cli.interpolate import read_sweep
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 from vactk.data.video_dataset import VideoDataset
@@ -194,10 +194,12 @@ def test_files_that_cannot_be_mixed_are_refused_and_nothing_is_written(tmp_path)
     (tmp_path / "there.safetensors").write_text("precious")
     assert "exists; choose another" in refused(*two, "--alpha", 0.5, "--output", "there.safetensors")
     (tmp_path / "there.safetensors").unlink()
-    assert "a .safetensors file, got --output 'x.pt'" in refused(*two, "--alpha", 0.5, "--output", "x.pt")
+    assert "--output must end in .safetensors, got 'x.pt'" in refused(
+        *two, "--alpha", 0.5, "--output", "x.pt"
+    )
     assert "takes two checkpoints" in refused(*two, "adapters.safetensors", "--alpha", 0.5)
     assert "takes three checkpoints, got 2" in refused(*two, "--task-vector", 1)
-    assert "there are 3 weights for 2 checkpoints" in refused(*two, "--weights", "1,1,1")
+    assert "got 3 weights for 2 checkpoints" in refused(*two, "--weights", "1,1,1")
     assert "at least two checkpoints, got 1" in refused("a.safetensors", "--soup", "uniform")
     assert "matches 'vision.99'" in refused(*two, "--alpha", 1, "--alpha-of", "vision.99=0")
     whole = (tmp_path / "b.safetensors").read_bytes()

@@ -211,7 +211,7 @@ def test_a_trained_checkpoint_makes_an_index_that_remembers_it(folder, tmp_path)
     assert found["model"]["checkpoint"] == str(tmp_path / "run")
     assert "made with another model" in fails("--index", index, "--query", "a star", "--backbone", "toy")
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert "not there any more" in fails("--index", index, "--query", "a star")
+    assert "no longer exists" in fails("--index", index, "--query", "a star")
     moved = answer("--index", index, "--query", "a star", "--checkpoint", tmp_path / "moved")
     assert moved["hits"] == found["hits"]
 
@@ -228,11 +228,11 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "what to look for?"),
+        ([], "nothing to do: give --query TEXT"),
         (["--index", "nowhere", "--query", "x"], "there is no index in 'nowhere'"),
         (["--index", "nowhere", "--add", "no-folder"], "nor is there a folder or a list 'no-folder'"),
         (["--index", "i", "--add", "empty", "--backbone", "toy"], "no videos in 'empty'"),
-        (["--add", "clips"], "--add needs --index"),
+        (["--add", "clips"], "--add requires --index FOLDER"),
         (["--index", "INDEX", "--query", " "], "the query is empty"),
         (["--index", "INDEX", "--query", "x" * 10_001], "10,001 characters"),
         (["--index", "INDEX", "--query", "x", "--top", "0"], "--top must be at least 1"),
@@ -240,22 +240,22 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
         (["--index", "INDEX", "--query-file", "none.txt"], "cannot read queries from 'none.txt'"),
         (["--index", "INDEX", "--query-file", "blank.txt"], "'blank.txt' holds no queries"),
         (["--index", "INDEX", "--like", "none.mp4"], "none.mp4"),
-        (["--index", "INDEX", "--sheet", "x.png"], "add --query or --like"),
+        (["--index", "INDEX", "--sheet", "x.png"], "--sheet and --cut require --query or --like"),
         (["--index", "INDEX", "--query", "x", "--sheet", "x.gif"], "kind of picture for --sheet"),
         (["--index", "INDEX", "--query", "x", "--sheet", "blank.png"], "'blank.png' exists"),
         (["--index", "INDEX", "--query", "x", "--cut", "blank.txt"], "'blank.txt' is a file"),
         (["--index", "INDEX", "--serve", "--port", "TAKEN"], "choose another --port"),
-        (["--index", "INDEX", "--query", "x", "--dataset", "shapes"], "say --add NAME"),
+        (["--index", "INDEX", "--query", "x", "--dataset", "shapes"], "use --add NAME"),
         (["--index", "INDEX", "--query", "x", "--window", "-1"], "--window and --stride are seconds"),
         (
             ["--index", "INDEX", "--query", "x", "--protocol", "msrvtt/1k-a"],
-            "--protocol goes with --evaluate",
+            "--protocol requires --evaluate",
         ),
-        (["--index", "INDEX", "--query", "x", "--dual-softmax"], "--dual-softmax goes with --evaluate"),
-        (["--index", "INDEX", "--evaluate"], "--evaluate needs no index"),
+        (["--index", "INDEX", "--query", "x", "--dual-softmax"], "--dual-softmax requires --evaluate"),
+        (["--index", "INDEX", "--evaluate"], "--evaluate uses no index"),
         (["--evaluate", "--protocol", "msrvtt/1k"], "did you mean 'msrvtt/1k-a'"),
-        (["--evaluate", "--protocol", "hmdb51/ep2"], "is no retrieval protocol"),
-        (["--evaluate", "--protocol", "msrvtt/1k-a", "--split", "test"], "leave out --dataset and --split"),
+        (["--evaluate", "--protocol", "hmdb51/ep2"], "is not a retrieval protocol"),
+        (["--evaluate", "--protocol", "msrvtt/1k-a", "--split", "test"], "remove --dataset and --split"),
         (["--evaluate", "--dataset", "empty"], "empty"),
         (["--index", "clips", "--add", "clips", "--backbone", "toy"], "not empty and no index"),
         (["--index", "INDEX", "--query", "x", "--store", "redis:x"], "unknown --store 'redis:x'"),

@@ -2,133 +2,160 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, is_main_process, print_json, print_line
+from vactk.cli.display import (
+    Display,
+    describe_conditions,
+    is_main_process,
+    percent,
+    print_json,
+    print_line,
+    print_table,
+    print_unreadable,
+)
 from vactk.cli.processes import run_on
-from vactk.cli.retrieval import RetrieveOptions, Session
-from vactk.cli.retrieval_files import check_files, write_files
-from vactk.cli.retrieval_output import print_hits, print_index, print_measured
-from vactk.config import nest
 from vactk.errors import VactkError
 
-INDEX, SEARCH, RESULT, MEASURE, PAGE = "Index", "Search", "Results", "Evaluation", "Page"
+if TYPE_CHECKING:
+    from vactk.retrieval.session import IndexSession, RetrieveOptions
+
+INDEX, SEARCH, RESULT, EVALUATION, PAGE = "Index", "Search", "Results", "Evaluation", "Page"
 
 
 def retrieve(
     index: Annotated[
         str | None,
         typer.Option(
-            help="The folder of the index; with --store, its name. Without it, the index of --dataset.",
+            help="Folder of the index, or its name in --store; by default the index of --dataset.",
             rich_help_panel=INDEX,
         ),
     ] = None,
     add: Annotated[
         list[str] | None,
         typer.Option(
-            help="Bring the index up to date with a folder, a dataset, a list, or a file; may be repeated.",
+            help="Update the index with a folder, a dataset, a list, or a video file; repeatable.",
             rich_help_panel=INDEX,
         ),
     ] = None,
     window: Annotated[
         float,
-        typer.Option(help="Seconds of a window; 0: videos as a whole.", rich_help_panel=INDEX),
+        typer.Option(help="Window length in seconds; 0: whole videos.", rich_help_panel=INDEX),
     ] = 0.0,
     stride: Annotated[
         float,
         typer.Option(
-            help="Seconds from one window's start to the next; 0: as --window.", rich_help_panel=INDEX
+            help="Seconds between the starts of windows; 0: same as --window.", rich_help_panel=INDEX
         ),
     ] = 0.0,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Try files again that could not be read.", rich_help_panel=INDEX)
+        bool,
+        typer.Option("--retry", help="Retry files that could not be read before.", rich_help_panel=INDEX),
     ] = False,
     search: Annotated[
         Literal["auto", "exact", "approximate"],
         typer.Option(
-            help="A scan of all, or faiss; auto: faiss from 200,000 entries on.", rich_help_panel=INDEX
+            help="Exact scan or faiss; auto switches to faiss at 200,000 entries.", rich_help_panel=INDEX
         ),
     ] = "auto",
     store: Annotated[
         str | None,
         typer.Option(
-            help="Keep the index on a Milvus server: milvus:http://HOST:19530, or milvus:FILE.db.",
+            help="Milvus store of the index: milvus:http://HOST:19530 or milvus:FILE.db.",
             rich_help_panel=INDEX,
         ),
     ] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option(help="What to look for, in words; may be repeated.", rich_help_panel=SEARCH),
+        typer.Option(help="Text to search for; repeatable.", rich_help_panel=SEARCH),
     ] = None,
     query_file: Annotated[
-        Path | None, typer.Option(help="A file with a query on each line.", rich_help_panel=SEARCH)
+        Path | None, typer.Option(help="Text file with one query per line.", rich_help_panel=SEARCH)
     ] = None,
     like: Annotated[
         list[Path] | None,
-        typer.Option(help="A video: look for others like it; may be repeated.", rich_help_panel=SEARCH),
+        typer.Option(help="Video to find similar ones to; repeatable.", rich_help_panel=SEARCH),
     ] = None,
-    top: Annotated[int, typer.Option(help="Hits of each query.", rich_help_panel=SEARCH)] = 10,
+    top: Annotated[int, typer.Option(help="Number of hits per query.", rich_help_panel=SEARCH)] = 10,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Leave out hits of a lower cosine similarity.", rich_help_panel=SEARCH),
+        typer.Option(help="Lowest cosine similarity of a hit.", rich_help_panel=SEARCH),
     ] = None,
     path: Annotated[
         str,
-        typer.Option(help="Only videos whose path has this in it; * and ? match.", rich_help_panel=SEARCH),
+        typer.Option(
+            help="Only videos whose path contains this; * and ? are wildcards.", rich_help_panel=SEARCH
+        ),
     ] = "",
     label: Annotated[
-        str, typer.Option(help="Only videos of this label or folder.", rich_help_panel=SEARCH)
+        str, typer.Option(help="Only videos with this label, or in this folder.", rich_help_panel=SEARCH)
     ] = "",
     per_video: Annotated[
-        int, typer.Option(help="Most windows of one video; 0: any.", rich_help_panel=SEARCH)
+        int, typer.Option(help="Maximum hits per video; 0: no limit.", rich_help_panel=SEARCH)
     ] = 0,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Write a picture with frames of the hits.", rich_help_panel=RESULT),
+        typer.Option(help="Write a contact sheet of the hits to this PNG or JPEG.", rich_help_panel=RESULT),
     ] = None,
     cut: Annotated[
         Path | None,
-        typer.Option(help="Write the hits as clips into a folder.", rich_help_panel=RESULT),
+        typer.Option(help="Write the hits as clips to this folder.", rich_help_panel=RESULT),
     ] = None,
     evaluate: Annotated[
         bool,
         typer.Option(
             "--evaluate",
-            help="Measure recalls and ranks of --protocol or --dataset.",
-            rich_help_panel=MEASURE,
+            help="Measure recall and ranks on --protocol or --dataset.",
+            rich_help_panel=EVALUATION,
         ),
     ] = False,
     protocol: Annotated[
         str | None,
-        typer.Option(help="msrvtt/1k-a or msrvtt/full.", rich_help_panel=MEASURE),
+        typer.Option(help="Evaluation protocol: msrvtt/1k-a or msrvtt/full.", rich_help_panel=EVALUATION),
     ] = None,
     dual_softmax: Annotated[
         bool,
         typer.Option(
             "--dual-softmax",
-            help="Let all test queries compete for each video; the result says so.",
-            rich_help_panel=MEASURE,
+            help="Apply dual softmax, which uses all test queries at once; the result says so.",
+            rich_help_panel=EVALUATION,
         ),
     ] = False,
     unreadable: Annotated[
         Literal["wrong", "skip"],
-        typer.Option(help="Videos that cannot be read rank last, or are left out.", rich_help_panel=MEASURE),
+        typer.Option(
+            help="Rank unreadable videos last (wrong), or leave them out (skip).", rich_help_panel=EVALUATION
+        ),
     ] = "wrong",
     max_failed: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of such videos above which to stop.", rich_help_panel=MEASURE),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest fraction of unreadable videos before the evaluation stops.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = 0.5,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Open a local page to search with.", rich_help_panel=PAGE)
+        bool, typer.Option("--serve", help="Serve a local search page.", rich_help_panel=PAGE)
     ] = False,
     host: Annotated[
-        str, typer.Option(help="Who can see the page; the default: this machine.", rich_help_panel=PAGE)
+        str,
+        typer.Option(
+            help="Address to serve the page at; by default only this machine can open it.",
+            rich_help_panel=PAGE,
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any.", rich_help_panel=PAGE)] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page; 0: any free port.", rich_help_panel=PAGE)
+    ] = 8000,
     dataset: options.Dataset = None,
     split: options.Split = None,
     data_root: options.DataRoot = None,
@@ -145,13 +172,15 @@ def retrieve(
     device: options.Device = None,
     precision: options.Precision = None,
     processes: options.Processes = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Build a dataset's index without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Build the index of a dataset without asking.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Search videos by text, or by another video.
 
-    Without --index, the index of a dataset is searched, MSR-VTT unless --dataset names another; it is built on
-    first use. For example:
+    Without --index, search the index of a dataset, MSR-VTT unless --dataset names another; it is built on first
+    use. For example:
 
         vactk retrieve --query "juggling"
         vactk retrieve --index holidays --add ~/Videos --window 10
@@ -159,85 +188,109 @@ def retrieve(
         vactk retrieve --index holidays --serve
         vactk retrieve --evaluate --protocol msrvtt/1k-a --checkpoint runs/first
     """
-    overrides = nest({
-        "data_root": None if data_root is None else str(data_root),
-        "model.backbone.name": backbone,
-        "model.backbone.pretrained": pretrained,
-        "model.temporal": options.read_yaml_value("--temporal", temporal),
-        "data.num_frames": frames,
-        "data.decoder": decoder,
-        "data.workers": workers,
-        "run.eval_batch_size": batch_size,
-        "run.device": device,
-        "run.precision": precision,
-    })  # fmt: skip
-    asked = RetrieveOptions(
-        index=index, store=store, dataset=dataset, split=split, checkpoint=checkpoint, overrides=overrides,
-        views=views, window_s=window, stride_s=stride, search=search, templates=templates, yes=yes,
-    )  # fmt: skip
-    wanted = {"top": top, "min_score": min_score, "path": path, "label": label, "per_video": per_video}
-    queries = [*(query or ()), *_lines(query_file)]
-    _check(
-        asked, evaluate, protocol, dual_softmax, bool(queries or like), bool(add), serve, bool(sheet or cut)
-    )
+    given = SimpleNamespace(**locals(), searches=bool(query or query_file or like))
+    _check(given)
     run_on(processes, device)
-    check_files(sheet, cut)
-    with display() as shown:
-        session = Session(asked, shown, may_ask=not json)
+
+    from vactk.retrieval import session as sessions
+    from vactk.retrieval.hits import SearchFilter
+    from vactk.retrieval.results.write import check_outputs, write_hits
+
+    chosen = _choose(given)
+    limits = SearchFilter(top=top, min_score=min_score, path=path, label=label, per_video=per_video)
+    queries = [*(query or ()), *_read_queries(query_file)]
+    check_outputs(sheet, cut)
+    with Display() as display:
         if evaluate:
-            result, show = session.measure(protocol, dual_softmax, unreadable, max_failed), print_measured
+            result, show = _evaluate(chosen, given, display), _print_evaluation
         else:
-            result, show = session.bring_up_to_date(add or (), retry=retry), print_index
-        if not is_main_process():
-            return
-        if queries or like:
-            changed = {"index": result} if add else {}
-            result, show = {**session.search(queries, like or (), wanted), **changed}, print_hits
-            result |= write_files(session.hits, sheet, cut, shown)
-    if not serve:
+            session, sources = sessions.open_index(chosen, add or (), display, _confirm(display, yes, json))
+            result, show = session.update(sources, display, retry=retry), _print_index
+            if not is_main_process():
+                return
+        if given.searches:
+            found = sessions.search(session.searcher(), queries, like or (), limits, display.message)
+            updated = {"index": result} if add else {}
+            files = write_hits(found.hits, sheet, cut, display)
+            result, show = {**found.to_json(), **session.describe(), **updated, **files}, _print_hits
+    if serve:
+        _serve(session, host, port, result, as_json=json)
+    else:
         (print_json if json else show)(result)
-        return
+
+
+def _check(given: SimpleNamespace) -> None:
+    """Raises VactkError for options that contradict each other."""
+    options.refuse({
+        "--protocol requires --evaluate": given.protocol and not given.evaluate,
+        "--dual-softmax requires --evaluate": given.dual_softmax and not given.evaluate,
+        "--evaluate uses no index: remove --index, --add, --query, --like and --serve": given.evaluate
+        and (given.index or given.add or given.searches or given.serve),
+        "a protocol defines its dataset and splits: remove --dataset and --split": given.protocol
+        and (given.dataset or given.split),
+        "--add requires --index FOLDER": given.add and not given.index,
+        "--sheet and --cut require --query or --like": (given.sheet or given.cut) and not given.searches,
+        "--dataset searches without --index; to add a dataset to an index, use --add NAME": given.index
+        and given.dataset,
+        "nothing to do: give --query TEXT, --like VIDEO, --index DIR --add FOLDER, --evaluate or --serve": not (
+            given.index or given.searches or given.serve or given.evaluate
+        ),
+    })  # fmt: skip
+
+
+def _choose(given: SimpleNamespace) -> RetrieveOptions:
+    from vactk.retrieval.index.windows import WindowConfig
+    from vactk.retrieval.session import RetrieveOptions
+
+    return RetrieveOptions(
+        index=given.index,
+        store=given.store,
+        dataset=given.dataset,
+        split=given.split,
+        data_root=given.data_root,
+        checkpoint=given.checkpoint,
+        overrides=options.read_settings(retrieve, vars(given)),
+        windows=WindowConfig(length_s=given.window, stride_s=given.stride),
+        search=given.search,
+    )
+
+
+def _evaluate(chosen: RetrieveOptions, given: SimpleNamespace, display: Display) -> dict[str, Any]:
+    from vactk.retrieval.session import evaluate
+
+    return evaluate(
+        chosen,
+        given.protocol,
+        display,
+        dual=given.dual_softmax,
+        unreadable=given.unreadable,
+        max_failed=given.max_failed,
+    )
+
+
+def _serve(session: IndexSession, host: str, port: int, result: dict[str, Any], *, as_json: bool) -> None:
+    from vactk.retrieval.server import serve
 
     def ready(url: str) -> None:
-        page = {**result, "url": url}
-        print_json(page) if json else print_line(f"open {url} (Ctrl-C ends it)")
+        print_json({**result, "url": url}) if as_json else print_line(f"open {url} (Ctrl-C ends it)")
 
-    session.serve(host, port, ready)
-
-
-def _check(
-    asked: RetrieveOptions,
-    evaluate: bool,
-    protocol: str | None,
-    dual_softmax: bool,
-    searches: bool,
-    adds: bool,
-    serve: bool,
-    shows: bool,
-) -> None:
-    """Raises VactkError for options that contradict each other."""
-    refused = {
-        "--protocol goes with --evaluate": protocol and not evaluate,
-        "--dual-softmax goes with --evaluate": dual_softmax and not evaluate,
-        "--evaluate needs no index: leave out --index, --add, --query, --like and --serve": evaluate
-        and (asked.index or adds or searches or serve),
-        "a protocol names its own splits: leave out --dataset and --split": protocol
-        and (asked.dataset or asked.split),
-        "--add needs --index: where is the index to be?": adds and not asked.index,
-        "--sheet and --cut show hits: add --query or --like": shows and not searches,
-        "--dataset is for searching without --index; to put it into one, say --add NAME": asked.index
-        and asked.dataset,
-        "what to look for? --query TEXT, --like VIDEO, --index DIR --add FOLDER, --evaluate or --serve": not (
-            asked.index or searches or serve or evaluate
-        ),
-    }
-    for message, holds in refused.items():
-        if holds:
-            raise VactkError(message)
+    title = Path(session.store.name).name
+    serve(session.searcher(), host=host, port=port, title=title, ready=ready)
 
 
-def _lines(file: Path | None) -> list[str]:
-    """The queries of a file."""
+def _confirm(display: Display, yes: bool, json: bool) -> Callable[[str], None]:
+    def confirm(question: str) -> None:
+        if yes:
+            return
+        if json or not sys.stdin.isatty():
+            raise VactkError(f"{question} Confirm with --yes")
+        if not display.confirm(question):
+            raise VactkError("cancelled: the index was not built")
+
+    return confirm
+
+
+def _read_queries(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
@@ -246,5 +299,77 @@ def _lines(file: Path | None) -> list[str]:
         raise VactkError(f"cannot read queries from '{file}': {error}") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise VactkError(f"'{file}' holds no queries: write one on each line")
+        raise VactkError(f"'{file}' holds no queries: write one per line")
     return lines
+
+
+def _print_hits(result: dict[str, Any]) -> None:
+    for found in result["results"]:
+        title = f'"{found["query"]}"' if "query" in found else f"like {found['like']}"
+        if not found["hits"]:
+            print_line(f"{title}: no hits")
+            continue
+        rows = [
+            [str(hit["rank"]), f"{hit['score']:.3f}", _span(hit), hit["label"], hit["video"]]
+            for hit in found["hits"]
+        ]
+        print_table(title, ("", "score", "time", "label", "video"), rows)
+    latency_ms = result["latency_ms"] / max(1, len(result["results"]))
+    print_line(
+        f"{result['videos']:,} videos, {result['entries']:,} entries, {result['search']} search, "
+        f"{latency_ms:.0f} ms per query"
+    )
+    if "sheet" in result:
+        print_line(f"contact sheet: {result['sheet']}")
+    for clip in result.get("clips", ()):
+        print_line(f"clip: {clip}")
+
+
+def _print_index(result: dict[str, Any]) -> None:
+    rows = [["videos", f"{result['videos']:,}"], ["entries", f"{result['entries']:,}"]]
+    for name in ("added", "replaced", "unchanged", "dropped"):
+        if name in result:
+            rows.append([name, f"{result[name]:,}"])
+    for name in ("failed", "partial", "missing"):
+        if result.get(name):
+            rows.append([name, f"{len(result[name]):,}"])
+    rows.append(["search", result["search"]])
+    print_table(f"Index {result['index']}", ("", ""), rows)
+    print_unreadable(result)
+
+
+def _print_evaluation(result: dict[str, Any]) -> None:
+    rows = [
+        [
+            name,
+            *(percent(result[key][f"R@{k}"]) for k in (1, 5, 10)),
+            _rank(result[key]["MdR"]),
+            _rank(result[key]["MnR"]),
+        ]
+        for name, key in (("text to video", "t2v"), ("video to text", "v2t"))
+    ]
+    dual = ", dual softmax over all test queries" if result["dual_softmax"] else ""
+    title = (
+        f"{result['protocol']}: {result['num_videos']:,} videos, {result['num_texts']:,} texts, "
+        f"by {result['model']}{dual}\n{describe_conditions(result)}"
+    )
+    print_table(title, ("", "R@1", "R@5", "R@10", "median rank", "mean rank"), rows)
+    for note in result["notes"]:
+        print_line(f"note: {note}")
+    if result["texts_cut"]:
+        print_line(f"{result['texts_cut']:,} captions were truncated to the length that the text tower reads")
+    print_unreadable(result)
+
+
+def _span(hit: dict[str, Any]) -> str:
+    return f"{_clock(hit['start_s'])}-{_clock(hit['end_s'])}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+def _rank(value: float) -> str:
+    return f"{value:.1f}"

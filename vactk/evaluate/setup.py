@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from vactk.checkpoints.import_report import describe_import
 from vactk.checkpoints.load import open_model
 from vactk.config import build, merge
-from vactk.distributed import make_accelerator
+from vactk.distributed import Accelerator, make_accelerator
 from vactk.evaluate.config import EvalConfig, eval_config
 from vactk.models.video_model import ModelConfig, VideoModel, new_model
 

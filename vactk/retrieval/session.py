@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from accelerate import Accelerator
+from vactk.distributed import Accelerator
 
 from vactk.config import build, merge, to_dict
 from vactk.data.benchmarks import ALIASES

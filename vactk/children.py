@@ -1,0 +1,93 @@
+"""Processes that end with the one that started them, in whatever way that one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+
+PR_SET_PDEATHSIG = 1
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FROM_THE_PARENT = ("fork", "spawn")  # start methods; a fork server would be the parent otherwise
+
+
+@dataclass(frozen=True)
+class Parent:
+    """What a child has to know of the process that starts it."""
+
+    pid: int
+    signals: bool  # whether the system can tell the child by a signal
+    lifeline: Connection  # at its end once the parent has ended
+
+
+@dataclass(frozen=True)
+class _Lifeline:
+    """A pipe that its process holds open as long as it lives."""
+
+    pid: int
+    reading: Connection
+    writing: Connection
+
+
+_lock = threading.Lock()
+_lifeline: _Lifeline | None = None
+
+
+def this_process(start_method: str) -> Parent:
+    """This process as the parent of one that the calling thread starts by `start_method`.
+
+    Linux ties the signal to the thread that starts a child: only the main one lives as long as its process.
+    """
+    global _lifeline
+    with _lock:
+        if _lifeline is None or _lifeline.pid != os.getpid():
+            _lifeline = _Lifeline(os.getpid(), *Pipe(duplex=False))
+    is_main = threading.current_thread() is threading.main_thread()
+    return Parent(os.getpid(), is_main and start_method in FROM_THE_PARENT, _lifeline.reading)
+
+
+def end_with(parent: Parent) -> None:
+    """Have this process end as soon as `parent` has: called first of all in it."""
+    if _lifeline is not None and _lifeline.pid != os.getpid():
+        _lifeline.writing.close()  # forked along: it would keep the pipe open
+    if parent.signals and sys.platform == "linux" and _ask_for_signal():
+        if os.getppid() != parent.pid:  # it ended before the system was asked
+            os._exit(1)
+        return
+    threading.Thread(target=_watch, args=(parent.lifeline,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Start processes in here: Ctrl-C and SIGTERM wait, in this one too, until each has called `hear_signals`."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+def hear_signals() -> None:
+    """Let signals come that were held when this process was started."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _ask_for_signal() -> bool:
+    return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0
+
+
+def _watch(lifeline: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import re
 import signal
@@ -115,6 +116,7 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         if here:
             signal.signal(signal.SIGTERM, former)
+            gc.freeze()  # the program ends: looking through all of it for garbage would take a second
 
 
 def _listen(host: str, port: int) -> socket.socket:

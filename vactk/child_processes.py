@@ -61,7 +61,10 @@ def end_with(parent: Parent) -> None:
         if os.getppid() != parent.pid:  # it ended before the system was asked
             os._exit(1)
         return
-    threading.Thread(target=_watch, args=(parent.lifeline,), daemon=True).start()
+    if sys.platform == "linux":
+        _be_killed_at_the_end_of(parent.lifeline)
+    else:
+        threading.Thread(target=_watch, args=(parent.lifeline,), daemon=True).start()
 
 
 def end_with_launcher() -> None:
@@ -91,6 +94,20 @@ def hear_signals() -> None:
 
 def _ask_for_signal() -> bool:
     return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0
+
+
+def _be_killed_at_the_end_of(lifeline: Connection) -> None:
+    """By the system: a thread that watches does not run while a decoder hangs and keeps Python's lock."""
+    import fcntl  # not on Windows
+
+    # opened anew, for who is told of a pipe's end belongs to the opening, which all children share otherwise
+    own = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(own, fcntl.F_SETSIG, int(signal.SIGKILL))
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    with contextlib.suppress(BlockingIOError):
+        os.read(own, 1)
+        os._exit(1)  # it ended before the system was asked
 
 
 def _watch(lifeline: Connection) -> None:

@@ -9,7 +9,6 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import get_temp_dir
@@ -142,7 +141,7 @@ class BatchLoader(Generic[Key, Item, Batch]):
         task = next((task for task in worker.tasks if task.number == number), worker.tasks[0])
         crashes = task.crashes[place] = task.crashes.get(place, 0) + 1
         if reason is None and crashes >= CRASHES_ALLOWED:
-            cause = _cause(worker.process.exitcode)
+            cause = cause_of_death(worker.process.exitcode)
             if not reading or cause == "SIGKILL":  # the system's way out where memory runs short
                 raise VactkError(
                     f"the processes that read videos are ended from outside ({cause}); is there enough memory? "
@@ -157,89 +156,11 @@ class BatchLoader(Generic[Key, Item, Batch]):
         return new
 
 
-class IsolatedReader(Generic[Key, Item]):
-    """Reads single items while other threads go on, at most `workers` at once, each in a worker process.
-
-    An item on which a worker takes longer than `timeout_s`, or twice dies, comes as the source's `failed`. Workers
-    stay for the items to come. They are not forked from this process, whose other threads may hold locks.
-    """
-
-    def __init__(
-        self, source: ItemReader[Key, Item], *, workers: int, timeout_s: float, preload: Sequence[str] = ()
-    ) -> None:
-        """`preload`: modules that workers need, loaded once for all of them."""
-        self.source = source
-        self.timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="vactk-read")
-        method = "forkserver" if "forkserver" in torch.multiprocessing.get_all_start_methods() else "spawn"
-        self._context = torch.multiprocessing.get_context(method)
-        self._context.set_forkserver_preload(list(preload))
-        self._idle: list[_Worker] = []
-        self._crew: set[_Worker] = set()
-        self._closed = False
-
-    def submit(self, key: Key) -> Future[Item]:
-        """Begin to read an item as soon as a worker is free."""
-        return self._threads.submit(self._read, key)
-
-    def close(self) -> None:
-        """End all workers now. What they were reading comes as `failed`."""
-        self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in list(self._crew):
-            worker.process.kill()
-
-    def _read(self, key: Key) -> Item:
-        reason = "the program is ending"
-        for _ in range(CRASHES_ALLOWED):
-            if self._closed:
-                break
-            worker = self._idle.pop() if self._idle else self._new_worker()
-            worker.give(Task(0, [key]))
-            done: dict[int, Item] = {}
-            lost = self._wait_for(worker, done)
-            if lost is None:
-                self._idle.append(worker)
-                return done[0]
-            self._crew.discard(worker)
-            worker.stop()
-            reason = lost or f"the decoder crashed ({_cause(worker.process.exitcode)})"
-            if lost:
-                break
-        return self.source.failed(key, reason)
-
-    def _new_worker(self) -> _Worker:
-        worker = _Worker(self.source, _only, False, self._context)
-        self._crew.add(worker)
-        if self._closed:
-            worker.process.kill()
-        return worker
-
-    def _wait_for(self, worker: _Worker, done: dict[int, Item]) -> str | None:
-        """Wait until a worker has read its item, and return None; or why it never will, empty where it died."""
-        while True:
-            wait([worker.connection, worker.process.sentinel], timeout=min(POLL_S, self.timeout_s))
-            alive = worker.process.is_alive()
-            alive = worker.receive(done) and alive
-            if done:
-                return None
-            if not alive:
-                return ""
-            if worker.is_late(self.timeout_s):
-                return f"reading it took over {self.timeout_s:g} s"
-
-
 class _Worker:
     """A process that reads batches, as seen from the one that trains."""
 
-    def __init__(
-        self,
-        source: Any,
-        collate: Callable[[list[Any]], Any],
-        shared: bool,
-        context: Any = None,
-    ) -> None:
-        context = context or torch.multiprocessing.get_context()
+    def __init__(self, source: Any, collate: Callable[[list[Any]], Any], shared: bool) -> None:
+        context = torch.multiprocessing.get_context()
         try:
             get_temp_dir()  # of this process, which removes it: workers are killed, and would leave theirs behind
             self.connection, theirs = context.Pipe()
@@ -371,11 +292,6 @@ def _work(
             connection.send((number, None, traceback.format_exc()))
 
 
-def _only(items: list[Item]) -> Item:
-    (item,) = items
-    return item
-
-
 def _to_bytes(batch: Any) -> Any:
     """Tensors as arrays, which go through pipes by their bytes."""
     if not hasattr(batch, "_fields"):
@@ -389,7 +305,7 @@ def _from_bytes(batch: Any) -> Any:
     return type(batch)(*(torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in batch))
 
 
-def _cause(exitcode: int | None) -> str:
+def cause_of_death(exitcode: int | None) -> str:
     """An exit code as the name of the signal that it stands for."""
     if exitcode is not None and exitcode < 0:
         return signal.Signals(-exitcode).name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import re
 import signal
@@ -13,16 +14,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
-from vactk.data.worker_pool import IsolatedReader, usable_processors
+from vactk.data.isolated_read import IsolatedReader, LostError
+from vactk.data.worker_pool import usable_processors
 from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit, Searchable, SearchFilter
 from vactk.retrieval.index.file_identity import FileIdentity, StaleError, open_same
-from vactk.retrieval.previews import Showing, Shown, Wish
+from vactk.retrieval.previews import make_clip, make_still
 
 try:
     import uvicorn
@@ -50,8 +53,10 @@ CLIPS_KEPT = 50
 CACHE_S = 600
 STILL_S = 20.0  # that making a still may take
 CLIP_S = 120.0
+STILLS_AT_ONCE = max(2, usable_processors())  # one file that hangs leaves another
+CLIPS_AT_ONCE = 1  # encoding takes all processors
 FILES_AT_ONCE = 8
-FAREWELL_S = 1  # for answers under way when the server is to end
+FAREWELL_S = 0.3  # for answers under way when the server is to end
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -70,16 +75,34 @@ def serve(
     ready: Callable[[str], None],
 ) -> None:
     """Serve the page until Ctrl-C; `ready` gets its address. Raises VactkError where the port cannot be had."""
-    listening = _listen(host, port)
-    with listening, tempfile.TemporaryDirectory(prefix="vactk-page-") as clips:
-        app = make_app(searchable, Path(clips), title=title, hosts=LOOPBACK if host in LOOPBACK else ("*",))
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=FAREWELL_S)
-        )
+    hosts = LOOPBACK if host in LOOPBACK else ("*",)
+    with (
+        _listen(host, port) as listening,
+        tempfile.TemporaryDirectory(prefix="vactk-page-") as clips,
+        IsolatedReader(preload=[make_still.__module__]) as reader,
+    ):
+        app = make_app(searchable, reader, Path(clips), title=title, hosts=hosts)
+        server = _Server(uvicorn.Config(app, log_level="warning", access_log=False), reader)
         address, number = listening.getsockname()[:2]
         with _ended_by_signals():
             ready(f"http://{address}:{number}/")
             server.run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """A server that ends at once when it is to end, whatever is being read or sent."""
+
+    def __init__(self, config: uvicorn.Config, reader: IsolatedReader) -> None:
+        super().__init__(config)
+        self._reader = reader
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._reader.close)  # its callers are answered
+        if self.server_state.tasks:
+            await asyncio.sleep(FAREWELL_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # of a browser that takes no more of a video, too
+        await super().shutdown(sockets)
 
 
 @contextlib.contextmanager
@@ -93,6 +116,7 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         if here:
             signal.signal(signal.SIGTERM, former)
+            gc.freeze()  # the program ends: looking through all of it for garbage would take a second
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -111,10 +135,15 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def make_app(
-    searchable: Searchable, clips: Path, *, title: str = "vactk", hosts: tuple[str, ...] = LOOPBACK
+    searchable: Searchable,
+    reader: IsolatedReader,
+    clips: Path,
+    *,
+    title: str = "vactk",
+    hosts: tuple[str, ...] = LOOPBACK,
 ) -> ASGIApp:
     """The page as an ASGI app. `clips`: an empty folder for clips that are made for browsers."""
-    page = Page(searchable, clips, title)
+    page = Page(searchable, reader, clips, title)
     routes = [
         Route("/", page.index),
         Route("/api/about", page.about),
@@ -155,28 +184,25 @@ class Guarded:
 class Page:
     """What the routes answer. Searches take turns: a model is not made for several at once."""
 
-    def __init__(self, searchable: Searchable, clips: Path, title: str) -> None:
+    def __init__(self, searchable: Searchable, reader: IsolatedReader, clips: Path, title: str) -> None:
         self.searchable = searchable
         self.title = title
         self._turn = threading.Lock()
         self._clips = clips
         self._made: OrderedDict[Path, None] = OrderedDict()  # the clips that are there, the latest last
+        self._reader = reader
         self._files = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="vactk-file")
-        preload = [Showing.__module__]
-        count = max(2, usable_processors())  # one file that hangs leaves another
-        self._stills = IsolatedReader(Showing(), workers=count, timeout_s=STILL_S, preload=preload)
-        # one at a time: encoding takes all processors
-        self._clip = IsolatedReader(Showing(), workers=1, timeout_s=CLIP_S, preload=preload)
+        self._to_show = ThreadPoolExecutor(STILLS_AT_ONCE, thread_name_prefix="vactk-still")
+        self._to_cut = ThreadPoolExecutor(CLIPS_AT_ONCE, thread_name_prefix="vactk-clip")
         self._one_by_one: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
-        self._lost: dict[tuple[Path, FileIdentity], str] = {}  # files on which a process was lost
+        self._lost: dict[tuple[Path, FileIdentity], LostError] = {}  # files on which a process was lost
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Ends with the server what it has started."""
         yield
-        self._files.shutdown(wait=False, cancel_futures=True)
-        self._stills.close()
-        self._clip.close()
+        for threads in (self._files, self._to_show, self._to_cut):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def index(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -199,7 +225,7 @@ class Page:
         path = self._clips / f"{hit.key}-{hit.known_file.digest}.mp4"
         async with self._alone(path):
             if path not in self._made:
-                await self._shown(self._clip, Wish(hit=hit, output=path))
+                await self._read(self._to_cut, CLIP_S, hit, make_clip, path)
                 self._made[path] = None
             self._made.move_to_end(path)
             file = io.FileIO(path)  # closed when it has been sent
@@ -210,22 +236,29 @@ class Page:
     async def frame(self, request: Request) -> Response:
         hit = await self._entry(request)
         at_s = _number(request.query_params.get("at", (hit.start_s + hit.end_s) / 2), "at")
-        shown = await self._shown(self._stills, Wish(hit=hit, at_s=min(max(hit.start_s, at_s), hit.end_s)))
+        at_s = min(max(hit.start_s, at_s), hit.end_s)
+        picture = await self._read(self._to_show, STILL_S, hit, make_still, at_s)
         headers = {**MEDIA_HEADERS, "Cache-Control": f"private, max-age={CACHE_S}"}
-        return Response(shown.picture, media_type="image/jpeg", headers=headers)
+        return Response(picture, media_type="image/jpeg", headers=headers)
 
-    async def _shown(self, reader: IsolatedReader[Wish, Shown], wish: Wish) -> Shown:
-        """One thing of each file at once, and none any more once a process was lost on it."""
-        file = wish.hit.video, wish.hit.known_file
-        async with self._alone((reader, file)):
+    async def _read(
+        self, threads: Executor, timeout_s: float, hit: Hit, make: Callable[..., T], *values: object
+    ) -> T:
+        """Make one thing of each file at once, and none any more once a process was lost on it."""
+        file = hit.video, hit.known_file
+        work = partial(self._reader.call, hit.video, make, hit, *values, timeout_s=timeout_s)
+        async with self._alone((make, file)):
             if file in self._lost:
-                raise _UnreadableError(self._lost[file])
-            shown = await asyncio.wrap_future(reader.submit(wish))
-        if shown.kind == "lost":
-            self._lost[file] = shown.error
-        if shown.error:
-            raise StaleError(shown.error) if shown.kind == "stale" else _UnreadableError(shown.error)
-        return shown
+                raise self._lost[file]
+            try:
+                return await asyncio.get_running_loop().run_in_executor(threads, work)
+            except LostError as error:
+                self._lost[file] = error
+                raise
+            except StaleError:
+                raise
+            except VactkError as error:
+                raise _UnreadableError(str(error)) from error
 
     def _alone(self, what: object) -> asyncio.Lock:
         return self._one_by_one.setdefault(what, asyncio.Lock())
@@ -296,7 +329,12 @@ def _number(text: Any, name: str) -> float:
     return value
 
 
-STATUS: dict[type[Exception], int] = {_NotFoundError: 404, StaleError: 410, _UnreadableError: 422}
+STATUS: dict[type[Exception], int] = {
+    _NotFoundError: 404,
+    StaleError: 410,
+    _UnreadableError: 422,
+    LostError: 422,
+}
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

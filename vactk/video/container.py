@@ -48,7 +48,7 @@ class VideoError(VactkError):
         self._made_of = path, reason
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[str | Path, str]]:
-        return VideoError, self._made_of  # it comes out of other processes
+        return type(self), self._made_of  # it comes out of other processes
 
 
 class VideoWarning(UserWarning):

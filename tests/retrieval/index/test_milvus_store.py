@@ -64,6 +64,40 @@ def test_milvus_opens_again_with_what_it_was_made_with(stores, tmp_path):
     stores[1] = again
 
 
+@pytest.mark.parametrize("step", ["create_index", "upsert"])
+def test_a_kill_while_a_collection_is_made_leaves_one_that_is_made_anew(tmp_path, monkeypatch, step):
+    class Killed(BaseException):
+        """Ends what is done as a kill does: nothing is tidied up."""
+
+    def kill(*given, **named):
+        raise Killed
+
+    path = str(tmp_path / "clips.db")
+    first = MilvusStore(path, "clips")
+    monkeypatch.setattr(first._client, step, kill)
+    with pytest.raises(Killed):
+        first.begin(facts(dim=DIM - 3))
+    first.close()
+    again = MilvusStore(path, "clips")
+    assert again.facts is None
+    again.begin(facts())
+    again.write([embedded(1, windows=2)])
+    assert len(content(again)) == 2
+    again.close()
+
+
+def test_a_collection_that_is_no_index_is_refused_and_kept(stores, tmp_path):
+    client = stores[1]._client
+    client.create_collection("mine", dimension=DIM)
+    client.insert("mine", [{"id": 1, "vector": [0.5] * DIM}])
+    client.create_collection("empty", dimension=DIM)
+    client.delete("clips", filter="key == 0")  # rows of an index whose facts are lost
+    stores[1].close()
+    for name in ("mine", "empty", "clips"):
+        with pytest.raises(VactkError, match=f"'{name}' is not an index of vactk's"):
+            MilvusStore(str(tmp_path / "clips.db"), name)
+
+
 def test_names_and_servers_that_do_not_do_are_refused(tmp_path):
     with pytest.raises(VactkError, match="cannot name a collection"):
         MilvusStore(str(tmp_path / "clips.db"), "my clips")

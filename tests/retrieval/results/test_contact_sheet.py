@@ -61,7 +61,7 @@ def test_a_video_on_which_the_decoder_hangs_is_given_up(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4")
     monkeypatch.setattr(thumbnails, "open_video", lambda path: time.sleep(60) or opened(path))
     with pytest.raises(VideoError, match=r"a\.mp4': reading it took over 0\.5 s"):
-        thumbnails.stills(path, [0.5], 32, timeout_s=0.5)
+        thumbnails.hit_stills(hit(path, 1), 1, 32, timeout_s=0.5)
 
 
 def test_a_sheet_never_grows_beyond_what_viewers_open(tmp_path, monkeypatch):

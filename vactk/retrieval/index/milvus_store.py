@@ -37,6 +37,10 @@ LONGEST_TEXT = 65_535  # characters of a Milvus field
 MOST_HITS = 16_384  # of one search
 ROWS_AT_ONCE = 1000
 CONNECT_S = 10.0
+WHOLE_NUMBERS = ("number", "size", "mtime_ns", "is_link")
+TIMES = ("start_s", "end_s")
+TEXTS = ("video", "path", "path_folded", "label", "label_folded", "source", "note", "digest")
+FIELDS = {"key", "vector", *WHOLE_NUMBERS, *TIMES, *TEXTS}
 READABLE = 'note == "" and key != 0'
 
 
@@ -64,6 +68,8 @@ class MilvusStore:
         if self.facts is not None:
             return
         with self._errors():
+            if self._client.has_collection(self.collection) and not self._may_go_on(facts.dim):
+                self._client.drop_collection(self.collection)
             if not self._client.has_collection(self.collection):
                 self._create(facts.dim)
             self._client.load_collection(self.collection)
@@ -153,13 +159,25 @@ class MilvusStore:
             self._client.close()
 
     def _open(self) -> None:
+        """`facts` stay None where a process was killed while it made the collection: it is made anew."""
+        fields = {field["name"] for field in self._client.describe_collection(self.collection)["fields"]}
+        is_ours = fields >= FIELDS
+        if is_ours and not self._client.list_indexes(self.collection):
+            return
         self._client.load_collection(self.collection)
-        rows = self._query(f"key == {FACTS_KEY}", ["note"])
-        if not rows:
+        rows = self._query(f"key == {FACTS_KEY}", ["note"]) if fields >= {"key", "note"} else []
+        if rows:
+            self.facts = IndexMetadata.of(json.loads(rows[0]["note"]), self.name)
+        elif not is_ours or self._count("key >= 0"):
             raise VactkError(
                 f"collection '{self.collection}' is not an index of vactk's: choose another --index"
             )
-        self.facts = IndexMetadata.of(json.loads(rows[0]["note"]), self.name)
+
+    def _may_go_on(self, dim: int) -> bool:
+        """Whether a collection without facts is as another process, which writes the same, makes it just now."""
+        described = self._client.describe_collection(self.collection)
+        dims = [field["params"].get("dim") for field in described["fields"] if field["name"] == "vector"]
+        return dims == [dim] and bool(self._client.list_indexes(self.collection))
 
     def _create(self, dim: int) -> None:
         from pymilvus import DataType
@@ -167,11 +185,11 @@ class MilvusStore:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("key", DataType.INT64, is_primary=True)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        for name in ("number", "size", "mtime_ns", "is_link"):
+        for name in WHOLE_NUMBERS:
             schema.add_field(name, DataType.INT64)
-        for name in ("start_s", "end_s"):
+        for name in TIMES:
             schema.add_field(name, DataType.DOUBLE)
-        for name in ("video", "path", "path_folded", "label", "label_folded", "source", "note", "digest"):
+        for name in TEXTS:
             schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
         index = self._client.prepare_index_params()
         kind = "AUTOINDEX" if self.is_server else "FLAT"
@@ -179,20 +197,17 @@ class MilvusStore:
         self._client.create_collection(self.collection, schema=schema, index_params=index)
 
     def _facts_row(self, facts: IndexMetadata) -> dict[str, Any]:
-        empty = dict.fromkeys(
-            ("video", "path", "path_folded", "label", "label_folded", "source", "digest"), ""
-        )
-        numbers = dict.fromkeys(("number", "size", "mtime_ns", "is_link", "start_s", "end_s"), 0)
+        empty = {**dict.fromkeys(TEXTS, ""), **dict.fromkeys((*WHOLE_NUMBERS, *TIMES), 0)}
         note = json.dumps(facts.to_json())
-        return {"key": FACTS_KEY, "vector": [0.0] * facts.dim, "note": note, **empty, **numbers}
+        return {**empty, "key": FACTS_KEY, "vector": [0.0] * facts.dim, "note": note}
 
     def _rows_of(self, video: VideoEmbeddings) -> Iterator[dict[str, Any]]:
         item = video.item
-        path = str(item.record.video)
+        path, file = str(item.record.video), item.identify()
         same = {
             "video": item.key, "path": path, "path_folded": path.casefold(), "label": item.label,
             "label_folded": item.label.casefold(), "source": item.source, "note": video.problem[:1000],
-            **item.identify()._asdict(),
+            **file._asdict(), "is_link": int(file.is_link),
         }  # fmt: skip
         spans, vectors = list(video.spans), video.vectors
         if vectors is None:

@@ -47,7 +47,7 @@ def cut_clips(
     written, failed = [], []
     for done, (hit, path) in enumerate(zip(hits, paths, strict=True), 1):
         try:
-            cut(hit.video, hit.start_s, hit.end_s, path)
+            _cut_hit(hit, path)
             written.append(path)
         except VideoError as error:
             failed.append(str(error))
@@ -86,20 +86,10 @@ def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: in
     """[start_s, end_s) of a video as H.264 and AAC in MP4, encoded again so that it starts and ends exactly there.
 
     Every frame keeps its time. The picture is upright, its longer side at most `max_side` pixels. Raises
-    VideoError where there is nothing to cut or it takes too long, VactkError where `output` is there or cannot be
-    written.
+    VideoError where there is nothing to cut, VactkError where `output` is there or cannot be written.
     """
     if output.exists():
         raise VactkError(f"'{output}' exists; choose another place, or delete it first")
-    work = partial(_cut, start_s=start_s, end_s=end_s, output=output, max_side=max_side)
-    try:
-        read_isolated(work, video, timeout_s=TIMEOUT_S + SLOWEST * max(0.0, end_s - start_s))
-    except BaseException:
-        remove_leftovers(output.parent)  # of a process that was ended
-        raise
-
-
-def _cut(video: Path, start_s: float, end_s: float, output: Path, max_side: int | None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is cut
         with open_video(video) as source:
@@ -110,6 +100,16 @@ def _cut(video: Path, start_s: float, end_s: float, output: Path, max_side: int 
                 create_container(temporary, FASTSTART) as container,
             ):
                 _write(container, source, itertools.chain([first], frames), start_s, end_s)
+
+
+def _cut_hit(hit: Hit, output: Path) -> None:
+    """In a process that can be ended: VideoError where it takes too long, and nothing is left."""
+    work = partial(cut, start_s=hit.start_s, end_s=hit.end_s, output=output)
+    try:
+        read_isolated(work, hit.video, timeout_s=TIMEOUT_S + SLOWEST * max(0.0, hit.end_s - hit.start_s))
+    except BaseException:
+        remove_leftovers(output.parent)
+        raise
 
 
 Frame = tuple[float, float, np.ndarray]  # shown from, until (seconds of the clip), uint8 (H, W, 3)

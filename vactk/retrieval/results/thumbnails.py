@@ -16,26 +16,23 @@ from vactk.video.container import VideoWarning
 from vactk.video.reader import ROUNDING_S, Video, open_video
 
 
-def hit_stills(hit: Hit, count: int, height: int) -> tuple[list[Image.Image], list[float]]:
+def hit_stills(
+    hit: Hit, count: int, height: int, *, timeout_s: float = TIMEOUT_S
+) -> tuple[list[Image.Image], list[float]]:
     """`count` frames in the middle of equal parts of a hit, and their times in seconds.
 
-    Raises VideoError where the video cannot be read.
+    Raises VideoError where the video cannot be read, or not in time.
     """
     part_s = (hit.end_s - hit.start_s) / count
-    return stills(hit.video, [hit.start_s + (i + 0.5) * part_s for i in range(count)], height)
+    times_s = [hit.start_s + (i + 0.5) * part_s for i in range(count)]
+    return read_isolated(partial(stills, times_s=times_s, height=height), hit.video, timeout_s=timeout_s)
 
 
-def stills(
-    video: Path, times_s: Sequence[float], height: int, *, timeout_s: float = TIMEOUT_S
-) -> tuple[list[Image.Image], list[float]]:
+def stills(video: Path, times_s: Sequence[float], height: int) -> tuple[list[Image.Image], list[float]]:
     """The pictures on screen at these times, about `height` pixels high at most, and since when each is shown.
 
-    Times outside of the video stand for its ends. Raises VideoError where it cannot be read, or not in time.
+    Times outside of the video stand for its ends. Raises VideoError where it cannot be read.
     """
-    return read_isolated(partial(_stills, times_s=times_s, height=height), video, timeout_s=timeout_s)
-
-
-def _stills(video: Path, times_s: Sequence[float], height: int) -> tuple[list[Image.Image], list[float]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is shown
         with open_video(video) as source:

@@ -12,7 +12,6 @@ from vactk.data.shapes.clips import SPLITS, Split, load_shapes, plan, render
 from vactk.data.shapes.stills import color_names, load_stills, shape_names
 from vactk.data.shapes.world import MOTIONS, SIZE, Look, draw, track
 from vactk.errors import VactkError
-from vactk.files.paths import cache_folder
 from vactk.video import open_video
 
 OPPOSITES = list(zip(list(MOTIONS)[::2], list(MOTIONS)[1::2], strict=True))
@@ -131,14 +130,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_an_unknown_split_is_named():
     with pytest.raises(VactkError, match="unknown split of shapes 'tran'; did you mean 'train'"):
         load_shapes("tran")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("VACTK_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("VACTK_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "vactk"
 
 
 def test_stills_are_drawn_from_their_seed_and_say_what_they_show():

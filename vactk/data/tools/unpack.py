@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import zipfile
@@ -13,19 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
+import rarfile
+
 from vactk.errors import VactkError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # Python's own check, where it has one; ours comes before it.
 TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d\d)")  # of a tar that was cut up: Something-Something's
-# Programs that unpack RAR, with how to list a file's names and how to unpack it into a folder.
-RAR_TOOLS = {
-    "unrar": (["unrar", "lb", "{file}"], ["unrar", "x", "-y", "-idq", "{file}", "{folder}/"]),
-    "bsdtar": (["bsdtar", "-tf", "{file}"], ["bsdtar", "-xf", "{file}", "-C", "{folder}"]),
-    "unar": (None, ["unar", "-q", "-f", "-D", "-o", "{folder}", "{file}"]),
-    "7z": (None, ["7z", "x", "-y", "-bd", "-o{folder}", "{file}"]),
-}
+RAR_PROGRAMS = "unrar, unar, 7z, bsdtar"  # any of these that rarfile finds
 
 
 def find_archives(folder: Path) -> list[tuple[Path, ...]]:
@@ -81,7 +76,7 @@ def _unpack_one(archive: Sequence[Path], folder: Path) -> None:
         unpacker = {".zip": _unpack_zip, ".rar": _unpack_rar}[path.suffix.lower()]
     try:
         unpacker(archive, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, EOFError, OSError) as error:
         raise VactkError(f"cannot unpack '{path}': {error or 'it is cut short'}; fetch it again") from error
 
 
@@ -108,31 +103,21 @@ def _unpack_tar(archive: Sequence[Path], folder: Path) -> None:
 
 
 def _unpack_rar(archive: Sequence[Path], folder: Path) -> None:
+    """Names and links are checked from the headers; compressed files are decoded by an installed program."""
     path = archive[0]
-    tool = next((tool for tool in RAR_TOOLS if shutil.which(tool)), None)
-    if tool is None:
-        raise VactkError(
-            f"'{path}' is a RAR archive, which takes a program to unpack: install one of "
-            f"{', '.join(RAR_TOOLS)}, or unpack it yourself and run this again"
-        )
-    listing, extraction = RAR_TOOLS[tool]
-    if listing is not None:
-        _check_names(path, _run(listing, path, folder).splitlines())
-    _run(extraction, path, folder)
-    for found in folder.rglob("*"):
-        if found.is_symlink():
-            raise _refused(path, str(found.relative_to(folder)), "is a link")
-
-
-def _run(command: Sequence[str], path: Path, folder: Path) -> str:
-    filled = [part.format(file=path.absolute(), folder=folder) for part in command]
-    done = subprocess.run(filled, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[
-            -1
-        ]
-        raise VactkError(f"cannot unpack '{path}': {command[0]} says: {reason}")
-    return done.stdout
+    with rarfile.RarFile(path, errors="strict") as file:
+        _check_names(path, (info.filename for info in file.infolist()))
+        for info in file.infolist():
+            if not (info.is_file() or info.is_dir()):
+                raise _refused(path, info.filename, "is a link")
+        _check_room(path, folder, sum(info.file_size or 0 for info in file.infolist()))
+        try:
+            file.extractall(folder)
+        except rarfile.RarCannotExec as error:
+            raise VactkError(
+                f"'{path}' is a RAR archive, which needs a program to unpack: install one of {RAR_PROGRAMS}, "
+                "or unpack it yourself and run this again"
+            ) from error
 
 
 def _check_names(archive: Path, names: Iterable[str]) -> None:

@@ -39,7 +39,7 @@ def test_the_particular_comes_before_the_general_and_the_option_stands_alone(tmp
     monkeypatch.setenv("VACTK_DATA_HMDB51", "/env/own")
     found = [str(place.folder) for place in data_locations("hmdb51", ("hmdb51",))]
     assert found == ["/env/own", "/env/all", "/config/own", "/config/all"]
-    assert [place.said_by for place in data_locations("hmdb51", (), tmp_path)] == ["--data-root"]
+    assert [place.set_by for place in data_locations("hmdb51", (), tmp_path)] == ["--data-root"]
 
 
 def test_a_configuration_file_that_says_anything_else_is_refused(config):

@@ -15,7 +15,7 @@ from vactk.errors import VactkError
 from vactk.video import open_video
 
 OPPOSITES = list(zip(list(MOTIONS)[::2], list(MOTIONS)[1::2], strict=True))
-TINY = Split(classes=("star moving left", "star moving right"), clips_per_class=2, seed=9)
+TINY = Split(classes=("star moving left", "star moving right"), videos_per_class=2, seed=9)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from tests.data.annotation_formats import read_annotations
 from tests.data.trees import listed_tree
 from vactk.data.annotations.classes import match_key
 from vactk.data.class_subsets import random_halves
-from vactk.data.find_annotations import read_annotations
 from vactk.evaluate.protocol import find_protocol
 from vactk.evaluate.protocol_splits import load_protocol_data
 

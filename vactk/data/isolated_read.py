@@ -1,20 +1,21 @@
-"""One reading of a video in a process of its own: for what is read where no workers are."""
+"""Reading videos one at a time in worker processes, so that a hang or crash does not end this one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from vactk.data.worker_pool import BatchLoader
+from vactk.data.worker_pool import BatchLoader, ItemReader
+from vactk.progress import Progress
 from vactk.video.container import VideoError
 
 T = TypeVar("T")
-TIMEOUT_S = 120.0  # as of data.timeout_s
+TIMEOUT_S = 120.0  # the default of data.timeout_s
 
 
-class Reading(Generic[T]):
-    """The call as the source of a worker: its only item."""
+class SingleRead(Generic[T]):
+    """An item reader whose only item is one call."""
 
     def __init__(self, read: Callable[[Path], T], video: Path) -> None:
         self.read = read
@@ -27,20 +28,36 @@ class Reading(Generic[T]):
             return None, error
 
     def failed(self, key: int, reason: str) -> tuple[T | None, VideoError | None]:
-        """A video whose decoder hung or crashed."""
+        """Return the error of a decoder that hung or crashed."""
         return None, VideoError(self.video, reason)
 
 
 def read_isolated(read: Callable[[Path], T], video: Path, *, timeout_s: float = TIMEOUT_S) -> T:
-    """Return `read(video)`, called in a worker that is ended after `timeout_s`, and may crash.
+    """Return `read(video)`, called in a worker process. The result must be picklable.
 
-    Raises VideoError then, and as `read` does. What it returns must be made to be sent to other processes.
+    Raises VideoError as `read` does, when it takes longer than `timeout_s`, and when the worker crashes.
     """
-    reader = BatchLoader(Reading(read, video), [[0]], _only, workers=1, timeout_s=timeout_s)
+    reader = BatchLoader(SingleRead(read, video), [[0]], _only, workers=1, timeout_s=timeout_s)
     ((value, error),) = reader
     if error is not None:
         raise error
     return cast(T, value)
+
+
+def read_each(
+    items: ItemReader[int, T],
+    indices: Sequence[int],
+    *,
+    workers: int,
+    timeout_s: float,
+    progress: Progress | None = None,
+) -> Iterator[T]:
+    """Yield `items[index]` for each index, in order, read by workers; `items.failed` where one hangs or crashes."""
+    loader = BatchLoader(items, [[index] for index in indices], _only, workers=workers, timeout_s=timeout_s)
+    for done, item in enumerate(loader, 1):
+        yield item
+        if progress is not None:
+            progress(done, len(indices))
 
 
 def _only(items: list[T]) -> T:

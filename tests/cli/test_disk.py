@@ -13,7 +13,7 @@ from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 
-SPLIT = Split(classes=("star moving left", "key moving up"), clips_per_class=3, seed=4)
+SPLIT = Split(classes=("star moving left", "key moving up"), videos_per_class=3, seed=4)
 
 
 @pytest.fixture(scope="module")

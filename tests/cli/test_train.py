@@ -17,7 +17,7 @@ QUICK = ["--dataset", "shapes", "--frames", 2, "--batch-size", 4, "--epochs", 1,
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch, tmp_path):
     for name, seed in (("train", 0), ("seen", 1), ("unseen", 2)):
-        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, clips_per_class=4, seed=seed))
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, videos_per_class=4, seed=seed))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -75,7 +75,7 @@ def test_few_shot_training_draws_by_seed():
 
 
 def test_one_class_is_nothing_to_train_on(monkeypatch):
-    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], clips_per_class=4, seed=0))
+    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], videos_per_class=4, seed=0))
     result = run("train", *QUICK)
     assert result.exit_code == 1
     assert "has one class, 'star moving left': nothing to tell apart" in result.stderr

@@ -218,8 +218,8 @@ def _samples(
     for place in range(len(records)):
         item = dataset[0, place]
         if item.views is None:
-            assert item.problem is not None
-            raise VactkError(f"cannot check on a real video: {item.problem.message}")
+            assert item.error is not None
+            raise VactkError(f"cannot check on a real video: {item.error.message}")
         views.append(item.views)
     words = labels.words if labels else CHECK_TEXTS
     return Samples(videos=views, texts=words)

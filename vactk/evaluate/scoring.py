@@ -106,7 +106,7 @@ def score_variants(
             notes.update(batch.notes)
             _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
-                if len(batch.places):
+                if len(batch.indices):
                     variant.prepare()
                     found.extend(_score_batch(model, batch, variant.scorers, accelerator, config.view_mean))
             if progress is not None:
@@ -160,7 +160,7 @@ def _score_batch(
         name: mean_over_views(values.float(), video.shape[1], view_mean).cpu()
         for name, values in logits.items()
     }
-    return [(int(place), {name: means[name][i] for name in scorers}) for i, place in enumerate(batch.places)]
+    return [(int(place), {name: means[name][i] for name in scorers}) for i, place in enumerate(batch.indices)]
 
 
 def mean_over_views(logits: Tensor, num_views: int, view_mean: str) -> Tensor:

@@ -249,7 +249,7 @@ class Trainer:
             steps=range(self.progress.step, until),
             rank=accelerator.process_index,
             world=accelerator.num_processes,
-            parts=self.progress.accumulate,
+            micro_batches=self.progress.accumulate,
         )
         return iter(train_loader(self.dataset, batches))
 
@@ -266,7 +266,7 @@ class Trainer:
         alpha = self.recipe.interpolated.draw(derive_seed(self.recipe.run.seed, step))
         for part in range(parts):
             batch = self._next(batches)
-            places += batch.places.tolist()
+            places += batch.indices.tolist()
             failures += batch.failures
             values = {}
             seed = derive_seed(self.recipe.run.seed, step, part)
@@ -332,14 +332,14 @@ class Trainer:
         self.clock.waiting_s += time.perf_counter() - started
         if self.on_any(batch is None) or batch is None:
             raise Stopped
-        self.clock.videos += len(batch.places) * self.accelerator.num_processes
+        self.clock.videos += len(batch.indices) * self.accelerator.num_processes
         self.noted.update(batch.notes)
         return batch
 
     def _count_failures(self, failures: list[ReadError]) -> None:
         """Take in the failures of all processes, which all call this."""
         failures = gather_object(failures)
-        self.progress.failed.update({failure.place: failure.message for failure in failures})
+        self.progress.failed.update({failure.record_index: failure.message for failure in failures})
         share = len(self.progress.failed) / len(self.dataset)
         if share > self.recipe.run.max_failed:
             raise VactkError(
@@ -349,12 +349,12 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         device = self.accelerator.device
-        if len(batch.places):
+        if len(batch.indices):
             video = batch.video[:, 0]  # one view: (B, T, 3, H, W)
         else:
-            size = self.dataset.picture.size
+            size = self.dataset.image.size
             video = torch.zeros(1, self.recipe.data.num_frames, 3, size, size)
-        about = (batch.labels, batch.places, batch.draws)
+        about = (batch.labels, batch.indices, batch.random_draws)
         return self.task(*(x.to(device, non_blocking=True) for x in (video, *about)))
 
     def _clip_gradients(self) -> float:

@@ -21,6 +21,11 @@ class RestartError(VactkError):
         self.arguments = arguments
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like `name`, ignoring case, or None when nothing is close."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import vactk
 from vactk import config as settings
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.models.video_model import (
     TOWERS,
     Heads,
@@ -63,8 +63,7 @@ def _check_shapes(stored: Stored, tensors: Mapping[str, Tensor]) -> None:
     try:
         shapes = shapes_of(stored.config, stored.heads)
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VactkError(f"the metadata of '{stored.path}' are damaged: {reason}") from error
+        raise VactkError(f"the metadata of '{stored.path}' are damaged: {first_line(error)}") from error
     may_lack = shapes.keys() - kept_names(shapes, stored.towers)
     check_fit(shapes, tensors, may_lack=may_lack, source=f"'{stored.path}'")
 

@@ -24,7 +24,7 @@ from vactk.checkpoints.openvclip import (
 )
 from vactk.checkpoints.plain_clip import is_plain, load_folder, load_plain
 from vactk.checkpoints.vificlip import is_vificlip, load_vificlip
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.registry import TemporalConfig
 from vactk.models.video_model import ModelConfig, VideoModel
@@ -107,8 +107,9 @@ def load_foreign(
             try:
                 return kind.load(path, tensors, backbone, temporal)
             except UNFIT as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise VactkError(f"'{path}' does not fit together as {kind.title}'s ({reason})") from error
+                raise VactkError(
+                    f"'{path}' does not fit together as {kind.title}'s ({first_line(error)})"
+                ) from error
     if is_plain(tensors):
         return load_plain(path, tensors, backbone, temporal)
     known = ", ".join(kind.title for kind in FOREIGN.values())

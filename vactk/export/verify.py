@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.files.hashing import sha256
 
 # of each precision, relative to an output's largest value where that is above 1
@@ -52,7 +52,7 @@ def max_difference(reference: Run, run: Run, cases: Sequence[Case], what: str) -
         try:
             found = run(case.input)
         except Exception as error:  # whatever onnxruntime or torch raise for a graph that is wrong
-            raise VactkError(f"{what} cannot be run on an input of {shape}: {_first_line(error)}") from error
+            raise VactkError(f"{what} cannot be run on an input of {shape}: {first_line(error)}") from error
         for ours, theirs in zip(expected, found, strict=True):
             if ours.shape != theirs.shape:
                 raise VactkError(
@@ -73,7 +73,7 @@ def open_file(opener: Callable[[Path], Run], path: Path, what: str) -> Run:
     except VactkError:
         raise
     except Exception as error:  # as above
-        raise VactkError(f"{what} cannot be opened: {_first_line(error)}") from error
+        raise VactkError(f"{what} cannot be opened: {first_line(error)}") from error
 
 
 def refuse_wrong(difference: Difference, tolerance: float, what: str) -> None:
@@ -89,10 +89,6 @@ def refuse_wrong(difference: Difference, tolerance: float, what: str) -> None:
 def as_outputs(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
     """One or several results of a module as a tuple."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vactk.config import parse_json
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.files.atomic import atomic_path
 
 METADATA_KEY = "vactk"  # safetensors metadata map text to text: ours is one entry of JSON
@@ -126,5 +126,4 @@ def unreadable(path: Path, error: Exception) -> VactkError:
         return VactkError(f"there is no file '{path}'")
     if path.is_dir():
         return VactkError(f"'{path}' is a folder, not a weights file")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return VactkError(f"'{path}' is damaged or not a safetensors file ({reason})")
+    return VactkError(f"'{path}' is damaged or not a safetensors file ({first_line(error)})")

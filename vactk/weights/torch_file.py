@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.weights.safetensors_file import read_tensors, unreadable
 
 STORAGES = {
@@ -84,7 +84,7 @@ def read_plain_data(path: Path) -> Any:
             f"'{path}' is damaged, or it carries code: only plain files of weights are read"
         ) from error
     except Exception as error:  # damaged bytes make torch's reader raise nearly anything
-        raise VactkError(f"'{path}' is damaged or not a weights file ({_first_line(error)})") from error
+        raise VactkError(f"'{path}' is damaged or not a weights file ({first_line(error)})") from error
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -95,7 +95,7 @@ def _refuse_compressed(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             packed = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
     except zipfile.BadZipFile as error:
-        raise VactkError(f"'{path}' is damaged or not a weights file ({_first_line(error)})") from error
+        raise VactkError(f"'{path}' is damaged or not a weights file ({first_line(error)})") from error
     if packed:
         raise VactkError(
             f"'{path}' is not a weights file of torch's: '{packed[0].filename}' in it is compressed"
@@ -118,9 +118,7 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
             with archive.open(data) as file:
                 root = _ArchiveReader(file, archive, data.removesuffix("data.pkl")).load()
     except Exception as error:  # as above, from pickle, zipfile and as_strided
-        raise VactkError(
-            f"'{path}' is not a TorchScript archive of weights ({_first_line(error)})"
-        ) from error
+        raise VactkError(f"'{path}' is not a TorchScript archive of weights ({first_line(error)})") from error
     tensors: dict[str, Tensor] = {}
     _collect(root, "", tensors)
     return tensors
@@ -171,7 +169,3 @@ def _collect(node: Any, prefix: str, tensors: dict[str, Tensor]) -> None:
             tensors[prefix + name] = value
         elif isinstance(value, _ScriptObject):
             _collect(value, f"{prefix}{name}.", tensors)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

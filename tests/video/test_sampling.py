@@ -175,8 +175,8 @@ def test_frames_are_taken_by_their_stamps_whatever_order_they_come_in():
 def test_a_part_of_a_video_is_sampled_like_a_file_of_its_own():
     clock = Clock(stamps=torch.arange(300) * 512, rate=30.0, stated_frames=300, stated_ticks=300 * 512)
     own = Clock(stamps=torch.arange(200) * 512, rate=30.0, stated_frames=200, stated_ticks=200 * 512)
-    part = clock.part(50, 250)
-    assert clock.part(0, 300) is clock
+    part = clock.slice(50, 250)
+    assert clock.slice(0, 300) is clock
     starts = openvclip_starts(part, 8, 16, target_fps=30.0, num_views=3)
     assert starts == openvclip_starts(own, 8, 16, target_fps=30.0, num_views=3)
     found, expected = (openvclip_views(c, 8, 16, starts, target_fps=30.0) for c in (part, own))

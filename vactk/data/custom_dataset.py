@@ -85,7 +85,7 @@ class CustomDataset:
 
 
 def is_custom_dataset(name: str) -> bool:
-    """Whether a dataset's name is a path: one that exists, has several parts or ends like a list."""
+    """Whether a dataset's name is a path: an existing one, one with a folder, or one with the suffix of a list."""
     path = Path(name)
     return path.exists() or len(path.parts) > 1 or path.suffix.lower() in LIST_SUFFIXES
 

@@ -37,7 +37,7 @@ class Clock:
         """Return the frames sorted by their stamps, int64 (N,); of those with equal stamps, the last."""
         return by_stamp(self.stamps)
 
-    def part(self, first: int, stop: int) -> Clock:
+    def slice(self, first: int, stop: int) -> Clock:
         """Return the clock of frames [first, stop), as if they were a file of their own."""
         if (first, stop) == (0, len(self.stamps)):
             return self

@@ -71,7 +71,7 @@ def test_few_shot_training_draws_by_seed():
     assert "shots: 2" in (Path("run") / "config.yaml").read_text()
     many = run("train", *QUICK, "--shots", 5)
     assert many.exit_code == 1
-    assert "such as 'star moving left'; ask for at most 4" in many.stderr
+    assert "such as 'star moving left'; the most possible is 4" in many.stderr
 
 
 def test_one_class_is_nothing_to_train_on(monkeypatch):

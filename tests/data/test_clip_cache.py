@@ -115,7 +115,7 @@ def test_caches_that_cannot_be_used_are_refused(records, tmp_path):
         FrameCache(folder)
     build_cache(records[:1], folder, num_frames=4, short_side=16, workers=0)
     with pytest.raises(
-        VactkError, match=r"has frames of 16 pixels, fewer than the model's 32: make it with --short-side"
+        VactkError, match=r"has frames of 16 pixels, fewer than the model's 32; rebuild it with --short-side"
     ):
         VideoDataset(records, DataConfig(cache=str(folder)), PICTURE, train=True)
     with pytest.raises(VactkError, match=r"goes with data.sampling=uniform alone"):

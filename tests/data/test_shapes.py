@@ -122,7 +122,7 @@ def test_two_processes_at_once_both_end_with_whole_clips(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(
-        VactkError, match=r"cannot make the clips of shapes in '.*file.*--data-root or VACTK_CACHE"
+        VactkError, match=r"cannot generate the videos of shapes in '.*file.*--data-root or VACTK_CACHE"
     ):
         load_shapes("train", root=tmp_path / "file")
 

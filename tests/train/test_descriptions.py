@@ -234,7 +234,7 @@ def test_the_command_tells_of_missing_extra_and_cut_descriptions(described, tmp_
         ('{"video": "a.mp4"}\n', "line 1 of"),
         (
             '{"video": "elsewhere.mp4", "descriptions": ["x"]}\n',
-            "none of the 1 described videos is one of the 15",
+            "none of the 1 described videos is among the 15",
         ),
     ],
 )

@@ -62,7 +62,7 @@ def test_ffmpeg_itself_has_no_use_for_lists(kind, tmp_path, monkeypatch):
             Image.new("RGB", (40, 30)).save(tmp_path / name)
     else:
         path.write_text(LISTS[kind][0].format("secret.mp4"))
-    with pytest.raises(VideoError, match="in a format that is not opened"):
+    with pytest.raises(VideoError, match="in an unsupported format"):
         open_container(path)
 
 

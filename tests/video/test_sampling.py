@@ -109,9 +109,9 @@ def test_the_generator_decides(sample):
 
 
 def test_impossible_counts_are_refused():
-    with pytest.raises(ValueError, match="num_frames must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         uniform_segments(0, 8)
-    with pytest.raises(ValueError, match="num_views must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="num_views must be at least 1, got 0"):
         dense_views(9, 8, 1, num_views=0)
     with pytest.raises(ValueError, match="stride must be above 0, not 0"):
         dense_views(9, 8, 0)

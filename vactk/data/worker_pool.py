@@ -127,7 +127,9 @@ class BatchLoader(Generic[Key, Item, Batch]):
             if not worker.receive(done):
                 alive = False
             if alive and worker.is_late(self.timeout_s):
-                workers[workers.index(worker)] = self._replace(worker, f"reading it took over {self.timeout_s:g} s")
+                workers[workers.index(worker)] = self._replace(
+                    worker, f"reading it took over {self.timeout_s:g} s"
+                )
             elif not alive and worker.tasks:
                 workers[workers.index(worker)] = self._replace(worker, None)
 

@@ -125,7 +125,7 @@ def test_msrvtt_files_that_are_wrong(tmp_path):
         json.dumps({"videos": [], "sentences": [{"video_id": "video1", "sen_id": 0, "caption": "x"}]})
     )
     assert read_msrvtt_json(tmp_path / "y.json").problems == (
-        "captions for 'video1', which is not among the videos",
+        "captions for 'video1', which is not in the list of videos",
     )
 
 

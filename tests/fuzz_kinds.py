@@ -14,19 +14,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.data import trees
+from tests.data.annotation_formats import FORMATS, read_annotations
 from tests.fuzzing import Kind
 from tests.video.conftest import write_video
 from vactk.checkpoints.checkpoint import load_model, save_model
 from vactk.checkpoints.load import open_model
 from vactk.config import build, parse_overrides, read_yaml, to_yaml
 from vactk.data.annotations.descriptions import read_descriptions
-from vactk.data.clip_cache import ClipCache, build_cache
+from vactk.data.clip_cache import FrameCache, build_cache
 from vactk.data.datasets import find_dataset
 from vactk.data.file_tree import INDEX_NAME, FileTree
-from vactk.data.find_annotations import FORMATS, read_annotations
 from vactk.data.records import Record
 from vactk.data.tools.check import read_excluded
 from vactk.errors import VactkError
+from vactk.files.atomic import write_json
 from vactk.models.video_model import Heads, ModelConfig, new_model
 from vactk.recipes import read_recipe, recipe_names
 from vactk.train.recipe import Recipe
@@ -284,7 +285,7 @@ def make_caches(folder: Path) -> list[Path]:
 
 
 def read_cache(path: Path) -> object:
-    cache = ClipCache(path.parent)
+    cache = FrameCache(path.parent)
     sources = sorted(path.parent.parent.glob("*.mp4"))
     records = [Record(video=video, label=n) for n, video in enumerate(sources)]
 
@@ -298,7 +299,7 @@ def make_small(folder: Path) -> list[Path]:
     """Files that vactk itself leaves beside data."""
     for name in ("run/1.mp4", "jump/2.mp4"):
         trees.touch(folder / name)
-    (folder / INDEX_NAME).write_text(FileTree.scan(folder).to_json())
+    write_json(folder / INDEX_NAME, FileTree.scan(folder).to_json())
     (folder / "vactk-exclude.txt").write_text(f"{folder / 'run/1.mp4'}\n")
     (folder / "result.json").write_text(json.dumps({"run_dir": "x", "metrics": {}}))
     (folder / "metrics.jsonl").write_text(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from vactk.errors import VactkError, nearest, pick
+from vactk.errors import VactkError, first_line, nearest, pick
 
 
 def test_pick_gives_the_entry():
@@ -31,3 +31,8 @@ def test_long_lists_of_choices_are_cut():
 
 def test_nothing_is_nearest_to_something_else_altogether():
     assert nearest("zebra", ["apple"]) is None
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"

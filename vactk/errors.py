@@ -21,6 +21,11 @@ class RestartError(VactkError):
         self.arguments = arguments
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type's name where it has none."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice most like `name`, ignoring case, or None when nothing is close."""
     by_lower = {choice.lower(): choice for choice in choices}
@@ -45,8 +50,3 @@ def pick(table: Mapping[str, T], name: str, kind: str) -> T:
     if name not in table:
         raise VactkError(unknown(name, table, kind))
     return table[name]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where there is none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,8 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from tests.data.annotations.test_real import NAMES, counts
-from vactk.data.find_annotations import read_annotations
+from tests.data.annotation_formats import read_annotations
+from tests.data.annotations.test_real import NAMES, NOT_READ, counts
 
 
 def main() -> None:
@@ -21,6 +21,8 @@ def main() -> None:
     options = parser.parse_args()
     differing = 0
     for item in json.loads((options.data / "expected.json").read_text())["annotations"]:
+        if item["format"] in NOT_READ:
+            continue
         found = counts(read_annotations(options.data / item["path"], NAMES[item["format"]]), item["expect"])
         same = found == item["expect"]
         differing += not same

@@ -57,7 +57,7 @@ class PlainDecord(Dataset):
 
 def with_vactk(records: tuple[Record, ...], workers: int) -> None:
     dataset = VideoDataset(records, DataConfig(workers=workers), PICTURE, train=False)
-    assert sum(len(batch.places) for batch in eval_loader(dataset, BATCH)) == len(records)
+    assert sum(len(batch.indices) for batch in eval_loader(dataset, BATCH)) == len(records)
 
 
 def with_decord(records: tuple[Record, ...], workers: int) -> None:
@@ -84,7 +84,7 @@ def in_order(records: tuple[Record, ...], workers: int) -> None:
 def train_once(records: tuple[Record, ...], config: DataConfig) -> None:
     dataset = VideoDataset(records, config, PICTURE, train=True)
     batches = TrainBatches(len(records), BATCH, seed=0, steps=range(len(records) // BATCH))
-    assert sum(len(batch.places) for batch in train_loader(dataset, batches))
+    assert sum(len(batch.indices) for batch in train_loader(dataset, batches))
 
 
 def rates(ways: dict[str, Callable[[], None]], count: int, repeats: int) -> dict[str, float]:
@@ -161,7 +161,7 @@ def memory(records: tuple[Record, ...], opens: int, folder: Path) -> None:
     )
     done, seen = 0, list[tuple[float, float]]()
     for batch in eval_loader(dataset, BATCH):
-        done += len(batch.places) + len(batch.failures)
+        done += len(batch.indices) + len(batch.failures)
         (child,) = torch.multiprocessing.active_children()
         seen.append((resident_mib(os.getpid()), resident_mib(child.pid)))
         if done % 500 < BATCH:  # a worker holds more or less of a batch at any moment: look at the range

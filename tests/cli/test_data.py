@@ -50,7 +50,7 @@ def test_list_says_what_is_here_and_where_the_rest_comes_from(root):
     assert not listed["ucf101"]["found"]
     assert "https://www.crcv.ucf.edu" in listed["ucf101"]["reason"]
     table = run("list", "--data-root", root.parent).stdout
-    assert "not here" in table
+    assert "not found" in table
     assert "train1 6/6" in " ".join(table.replace("│", " ").split())
 
 
@@ -100,8 +100,8 @@ def test_an_excluded_video_is_not_trained_on(root, tmp_path):
 
 def test_convert_and_cache(root, tmp_path):
     found = answer("convert", root, "--output", "small", "--short-side", 32, "--workers", 0)
-    assert (found["converted"], found["there"], found["unreadable"]) == (12, 0, {})
-    assert "12 were there" in run("convert", root, "--output", "small", "--workers", 0).stdout
+    assert (found["converted"], found["existing"], found["unreadable"]) == (12, 0, {})
+    assert "12 existing" in run("convert", root, "--output", "small", "--workers", 0).stdout
     cached = answer(
         "cache",
         "hmdb51",
@@ -137,11 +137,11 @@ def test_convert_and_cache(root, tmp_path):
     ("args", "message"),
     [
         (["prepare", "hmbd51"], "unknown benchmark 'hmbd51'; did you mean 'hmdb51'"),
-        (["prepare", "hmdb51"], "hmdb51 is not there: no folder for data is set. Fetch hmdb51_org.rar"),
+        (["prepare", "hmdb51"], "hmdb51 was not found: no data folder is set. Fetch hmdb51_org.rar"),
         (["check", "hmbd51"], "unknown dataset 'hmbd51'; did you mean 'hmdb51'"),
         (["check", "absent/folder"], "there is no folder or list 'absent/folder'"),
         (["convert", "absent", "--output", "out"], "there is no folder 'absent'"),
-        (["cache", "ucf101", "--output", "out"], "ucf101 is not there"),
+        (["cache", "ucf101", "--output", "out"], "ucf101 was not found"),
     ],
 )
 def test_mistakes(args, message):

@@ -170,7 +170,7 @@ def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path,
         ),
         (
             ["zeroshot", "--dataset", "hmdb51", "--backbone", "toy"],
-            "hmdb51 is not there: no folder for data is set",
+            "hmdb51 was not found: no data folder is set",
         ),
         (["zeroshot", "--dataset", "absent/folder"], "there is no folder or list 'absent/folder'"),
         (["zeroshot", "--dataset", "list.csv"], "there is no folder or list 'list.csv'"),

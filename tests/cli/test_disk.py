@@ -13,7 +13,7 @@ from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 
-SPLIT = Split(classes=("star moving left", "key moving up"), clips_per_class=3, seed=4)
+SPLIT = Split(classes=("star moving left", "key moving up"), videos_per_class=3, seed=4)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_data_cache_check_and_prepare_on_a_full_disk(folder_of_videos, tmp_path)
 
 def test_shapes_on_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "fresh"))
-    assert "cannot make the clips of shapes" in fails(*TRAIN, "--output", tmp_path / "run", limit=3000)
+    assert "cannot generate the videos of shapes" in fails(*TRAIN, "--output", tmp_path / "run", limit=3000)
     assert not list((tmp_path / "fresh").rglob("*.mp4"))
 
 

@@ -29,7 +29,7 @@ MEASURE = ["--dataset", "shapes", "--frames", 2, "--workers", 0]
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch, tmp_path):
     for name, seed in (("seen", 1), ("unseen", 2)):
-        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, clips_per_class=2, seed=seed))
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, videos_per_class=2, seed=seed))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     make("a.safetensors", 1)
@@ -133,7 +133,7 @@ def test_one_checkpoint_and_the_clip_it_started_from(tmp_path):
 
 
 def test_a_trained_run_goes_back_to_its_own_beginning(monkeypatch):
-    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES, clips_per_class=1, seed=0))
+    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES, videos_per_class=1, seed=0))
     args = ["train", *MEASURE, "--epochs", 1, "--batch-size", 4, "--seed", 7, "--output", "run", "--json"]
     trained = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="vactk")
     assert trained.exit_code == 0, trained.stderr

@@ -35,7 +35,7 @@ def tiny(tmp_path, monkeypatch):
     from vactk.data.shapes import clips
     from vactk.data.shapes.clips import Split
 
-    split = Split(classes=("star moving left", "key moving up"), clips_per_class=4, seed=4)
+    split = Split(classes=("star moving left", "key moving up"), videos_per_class=4, seed=4)
     monkeypatch.setitem(clips.SPLITS, "seen", split)
     made = clips.load_shapes("seen", root=tmp_path / "made")
     for record in made.records:

@@ -24,7 +24,7 @@ CLASSES = ("star moving left", "key moving right", "tree moving up")
 
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch, tmp_path):
-    split = Split(classes=CLASSES, clips_per_class=2, seed=3, unique_captions=True)
+    split = Split(classes=CLASSES, videos_per_class=2, seed=3, unique_captions=True)
     monkeypatch.setitem(clips.SPLITS, "retrieval", split)
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("VACTK_CONFIG", str(tmp_path / "no-config.yaml"))
@@ -165,7 +165,7 @@ def test_the_index_of_a_dataset_is_built_once_asked(monkeypatch):
 
 def test_msrvtt_is_the_default_and_where_it_is_not_the_error_says_what_to_do():
     said = fails("--query", "juggling")
-    assert "msrvtt is not there" in said
+    assert "msrvtt was not found" in said
     assert "--add FOLDER" in said
     assert "--dataset shapes" in said
 

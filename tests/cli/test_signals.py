@@ -39,7 +39,7 @@ COMMANDS = {
 def made(tmp_path_factory):
     """Eight clips of two classes, and two checkpoints."""
     folder = tmp_path_factory.mktemp("made")
-    split = Split(classes=("star moving left", "key moving up"), clips_per_class=4, seed=4)
+    split = Split(classes=("star moving left", "key moving up"), videos_per_class=4, seed=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clips.SPLITS, "seen", split)
         videos = clips.load_shapes("seen", root=folder / "shapes")

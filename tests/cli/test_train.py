@@ -18,7 +18,7 @@ QUICK = ["--dataset", "shapes", "--frames", 2, "--batch-size", 4, "--epochs", 1,
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch, tmp_path):
     for name, seed in (("train", 0), ("seen", 1), ("unseen", 2)):
-        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, clips_per_class=4, seed=seed))
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=CLASSES, videos_per_class=4, seed=seed))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -72,11 +72,11 @@ def test_few_shot_training_draws_by_seed():
     assert "shots: 2" in (Path("run") / "config.yaml").read_text()
     many = run("train", *QUICK, "--shots", 5)
     assert many.exit_code == 1
-    assert "such as 'star moving left'; ask for at most 4" in many.stderr
+    assert "such as 'star moving left'; the most possible is 4" in many.stderr
 
 
 def test_one_class_is_nothing_to_train_on(monkeypatch):
-    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], clips_per_class=4, seed=0))
+    monkeypatch.setitem(clips.SPLITS, "train", Split(classes=CLASSES[:1], videos_per_class=4, seed=0))
     result = run("train", *QUICK)
     assert result.exit_code == 1
     assert "has one class, 'star moving left': training needs at least two" in result.stderr

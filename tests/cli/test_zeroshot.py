@@ -14,7 +14,7 @@ CLASSES = ("star moving left", "key moving right")
 
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch, tmp_path):
-    monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=CLASSES, clips_per_class=3, seed=2))
+    monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=CLASSES, videos_per_class=3, seed=2))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
@@ -113,7 +113,7 @@ def trained(monkeypatch):
     """A run on two classes, and its evaluation; the unseen split has one of them and another."""
     for name, seed in (("train", 0), ("seen", 1), ("unseen", 2)):
         classes = (CLASSES[1], "star moving up") if name == "unseen" else CLASSES
-        monkeypatch.setitem(clips.SPLITS, name, Split(classes=classes, clips_per_class=2, seed=seed))
+        monkeypatch.setitem(clips.SPLITS, name, Split(classes=classes, videos_per_class=2, seed=seed))
     quick = ("--frames", 2, "--epochs", 1, "--workers", 0)
     result = run("train", "--dataset", "shapes", "--output", "run", *quick, "--json")
     return json.loads(result.stdout)

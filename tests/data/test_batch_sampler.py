@@ -30,15 +30,15 @@ def test_a_batch_is_the_same_however_one_got_there(num_records, batch_size, star
 
 
 @given(sizes, st.integers(1, 5), st.integers(1, 3), st.integers(1, 3))
-def test_processes_and_pieces_share_out_one_batch(num_records, size, world, parts):
-    whole = batches(num_records, size * world * parts, 0, 6)
+def test_processes_and_micro_batches_share_one_batch(num_records, size, world, micro):
+    whole = batches(num_records, size * world * micro, 0, 6)
     shares = [
-        batches(num_records, size * world * parts, 0, 6, rank=rank, world=world, parts=parts)
+        batches(num_records, size * world * micro, 0, 6, rank=rank, world=world, micro_batches=micro)
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
-        pieces = [shares[rank][step * parts + part] for part in range(parts) for rank in range(world)]
-        assert [key for piece in pieces for key in piece] == batch
+        lists = [shares[rank][step * micro + i] for i in range(micro) for rank in range(world)]
+        assert [key for keys in lists for key in keys] == batch
 
 
 def test_passes_are_shuffled_differently_and_seeds_too():
@@ -49,7 +49,7 @@ def test_passes_are_shuffled_differently_and_seeds_too():
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="a batch of 10 cannot be cut into 3 x 1"):
+    with pytest.raises(ValueError, match="batch size 10 is not divisible by 3 processes x 1"):
         TrainBatches(5, 10, seed=0, steps=range(1), world=3)
 
 

@@ -125,10 +125,9 @@ def test_msrvtt_says_what_the_archives_lists_lack(tmp_path):
     (lists / "train_list_full.txt").write_text("video0\nvideo77\n")
     (lists / "jsfusion_val_caption_idx.pkl").unlink()
     lines = BENCHMARKS["msrvtt"].load("full", root=root).report.lines()
-    assert "train_list_full.txt lists 1 videos that no caption describes, such as 'video77'" in lines
+    assert "train_list_full.txt lists 1 videos without captions, such as 'video77'" in lines
     assert any(
-        "does not say with which caption 1k-A asks for 'video3': add MSRVTT_JSFUSION" in line
-        for line in lines
+        "does not say which caption 1k-A uses for 'video3'; add MSRVTT_JSFUSION" in line for line in lines
     )
     with pytest.raises(VactkError, match="unknown split of msrvtt 'test1k'"):
         BENCHMARKS["msrvtt"].load("test1k", root=root)
@@ -141,7 +140,7 @@ def test_videos_in_several_places_are_read_from_the_first_and_told(tmp_path):
     videos = BENCHMARKS["hmdb51"].load("test1", root=tmp_path)
     assert not videos.missing
     assert {record.video.relative_to(tmp_path).parts[0] for record in videos.records} == {"small"}
-    assert any("3 videos lie in several places of" in line for line in videos.report.lines())
+    assert any("3 videos have several matching files in" in line for line in videos.report.lines())
 
 
 def test_missing_videos_are_reported_and_left_out_only_when_asked(tmp_path):
@@ -163,7 +162,7 @@ def test_counts_are_checked_against_the_published_ones(tmp_path):
 
 def test_an_absent_dataset_is_answered_with_what_to_fetch_and_where_it_was_looked_for(tmp_path, monkeypatch):
     with pytest.raises(
-        VactkError, match=r"no folder for data is set. Fetch hmdb51_org.rar; .* from https://serre"
+        VactkError, match=r"no data folder is set. Fetch hmdb51_org.rar; .* from https://serre"
     ):
         find_dataset("hmdb51").load("test1")
     monkeypatch.setenv("VACTK_DATA_UCF101", str(tmp_path / "gone"))
@@ -176,7 +175,7 @@ def test_an_absent_dataset_is_answered_with_what_to_fetch_and_where_it_was_looke
 
 def test_a_dataset_without_any_of_its_videos_says_so(tmp_path):
     root = trees.hmdb51(tmp_path, make=lambda path: None)
-    with pytest.raises(VactkError, match=r"none of the 3 videos of hmdb51, test1, is under .*holds 0 videos"):
+    with pytest.raises(VactkError, match=r"none of the 3 videos of hmdb51/test1 is under .*holds 0 videos"):
         BENCHMARKS["hmdb51"].load("test1", root=root)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.data import trees
+from tests.data.annotation_formats import read_annotations
 from vactk.data.benchmarks import BENCHMARKS
 from vactk.data.class_subsets import sample_shots
 from vactk.data.datasets import find_dataset
-from vactk.data.find_annotations import read_annotations
 from vactk.data.records import Record, VideoSet
 from vactk.errors import VactkError
 
@@ -40,7 +40,7 @@ def test_a_seed_draws_the_same_videos_and_fewer_shots_are_a_part_of_more():
 
 def test_a_class_with_too_few_videos_is_named():
     with pytest.raises(
-        VactkError, match="1 classes of d/train have fewer, such as 'jump'; ask for at most 3"
+        VactkError, match="1 classes of d/train have fewer, such as 'jump'; the most possible is 3"
     ):
         sample_shots(videos(9, 3, 9), 4, seed=0)
 
@@ -67,7 +67,7 @@ def test_vificlips_lists_are_trained_on_with_the_classes_of_the_official_split(t
         "lists 1 videos that are not in train1, such as 'elsewhere'" in line for line in videos.report.lines()
     )
     with pytest.raises(
-        VactkError, match=r"hmdb51 has no split 'few-shot-2': put ViFi-CLIP's train1_few_shot_2.txt"
+        VactkError, match=r"hmdb51 lacks the split 'few-shot-2'; put ViFi-CLIP's train1_few_shot_2.txt"
     ):
         find_dataset("hmdb51/few-shot-2").load("few-shot-2", root=root)
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.video.conftest import write_video
 from vactk.data.batch_sampler import TrainBatches
-from vactk.data.clip_cache import ClipCache, build_cache
+from vactk.data.clip_cache import FrameCache, build_cache
 from vactk.data.config import DataConfig, DenseSampling, ImageSpec
 from vactk.data.records import Record
 from vactk.data.video_dataset import VideoDataset, eval_loader, train_loader
@@ -37,7 +37,7 @@ def test_what_is_kept_is_what_decoding_gives(records, tmp_path, workers):
     result = build_cache(records, tmp_path / "cache", num_frames=8, short_side=32, workers=workers)
     assert result.num_videos == 4
     assert list(result.unreadable) == [str(tmp_path / "broken.mp4")]
-    cache = ClipCache(tmp_path / "cache")
+    cache = FrameCache(tmp_path / "cache")
     for record in (records[0], records[1], records[2], records[4]):
         kept = cache.sample(record, everything)
         expected = sample_video(
@@ -92,7 +92,7 @@ def test_training_reads_the_cache_in_workers_and_decodes_the_rest(records, tmp_p
     config = DataConfig(num_frames=2, workers=2, cache=str(tmp_path / "cache"))
     dataset = VideoDataset(records[:3], config, PICTURE, train=True)
     batches = list(train_loader(dataset, TrainBatches(3, 3, seed=0, steps=range(2))))
-    assert [len(batch.places) for batch in batches] == [3, 3]
+    assert [len(batch.indices) for batch in batches] == [3, 3]
     again = pickle.loads(pickle.dumps(dataset.cache))
     assert torch.equal(
         again.sample(records[0], everything).frames, dataset.cache.sample(records[0], everything).frames
@@ -102,7 +102,7 @@ def test_training_reads_the_cache_in_workers_and_decodes_the_rest(records, tmp_p
 def test_a_file_that_was_replaced_is_not_taken_from_the_cache(records, tmp_path):
     build_cache(records[:1], tmp_path / "cache", num_frames=4, short_side=32, workers=0)
     os.utime(records[0].video, ns=(1, 1))
-    cache = ClipCache(tmp_path / "cache")
+    cache = FrameCache(tmp_path / "cache")
     assert cache.sample(records[0], everything) is None
     assert cache.sample(dataclasses.replace(records[0], start_s=0.5), everything) is None
 
@@ -110,12 +110,12 @@ def test_a_file_that_was_replaced_is_not_taken_from_the_cache(records, tmp_path)
 def test_caches_that_cannot_be_used_are_refused(records, tmp_path):
     folder = tmp_path / "cache"
     with pytest.raises(
-        VactkError, match=r"there is no cache of clips in '.*cache': make it by `vactk data cache"
+        VactkError, match=r"there is no frame cache in '.*cache'; build it with `vactk data cache"
     ):
-        ClipCache(folder)
+        FrameCache(folder)
     build_cache(records[:1], folder, num_frames=4, short_side=16, workers=0)
     with pytest.raises(
-        VactkError, match=r"has frames of 16 pixels, fewer than the model's 32: make it with --short-side"
+        VactkError, match=r"has frames of 16 pixels, fewer than the model's 32; rebuild it with --short-side"
     ):
         VideoDataset(records, DataConfig(cache=str(folder)), PICTURE, train=True)
     with pytest.raises(VactkError, match=r"goes with data.sampling=uniform alone"):
@@ -123,8 +123,8 @@ def test_caches_that_cannot_be_used_are_refused(records, tmp_path):
     with (folder / "frames.bin").open("ab") as file:
         file.write(b"x")
     with pytest.raises(VactkError, match=r"bytes, not .*: make it again"):
-        ClipCache(folder)
+        FrameCache(folder)
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**index, "version": 0}))
     with pytest.raises(VactkError, match="of another version of vactk"):
-        ClipCache(folder)
+        FrameCache(folder)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.data.trees import touch
-from vactk.data.custom_dataset import open_user_data
+from vactk.data.custom_dataset import open_custom_dataset
 from vactk.data.datasets import find_dataset
 from vactk.errors import VactkError
 
@@ -92,17 +92,17 @@ def test_numbers_are_named_by_a_table_or_by_the_folders(tmp_path):
     (tmp_path / "classes.txt").write_text("hopping\nrunning\n")
     assert find_dataset(str(path)).load("all").classes == ("hopping", "running")
     (tmp_path / "train.classes.txt").write_text("hops\n")
-    with pytest.raises(VactkError, match="has label 1, but only 1 classes are named"):
+    with pytest.raises(VactkError, match="has label 1, but there are 1 class names"):
         find_dataset(str(path))
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], "there are no videos in '.*'; expected a folder for each class"),
+        ([], "there are no videos in '.*'; expected a folder per class"),
         (["notes.txt"], "there are no videos in"),
-        (["run/1.mp4", "2.mp4"], r"2.mp4' is in no class's folder; expected .*/CLASS/2.mp4"),
-        (["Jump_high/1.mp4", "jump high/2.mp4"], "two classes of one name: 'Jump_high' and 'jump high'"),
+        (["run/1.mp4", "2.mp4"], r"2.mp4' is not in a class folder; expected .*/CLASS/2.mp4"),
+        (["Jump_high/1.mp4", "jump high/2.mp4"], "two classes of the same name: 'Jump_high' and 'jump high'"),
     ],
 )
 def test_folders_that_are_wrong(tmp_path, files, message):
@@ -127,8 +127,8 @@ def test_empty_classes_are_reported(tmp_path):
     [
         ("path,label\na.mp4,run\na.mp4,jump\n", "'a.mp4' is listed with two classes, 'run' and 'jump'"),
         ("path,label\na.mp4,swimm\n", "unknown class 'swimm'; did you mean 'swim'"),
-        ("path,label\nb.mp4,run\n", "none of the 1 videos of list.csv, all, is under"),
-        ("a.mp4,0\nb.mp4,9\n", "has label 9, but only 3 classes are named"),
+        ("path,label\nb.mp4,run\n", "none of the 1 videos of list.csv/all is under"),
+        ("a.mp4,0\nb.mp4,9\n", "has label 9, but there are 3 class names"),
     ],
 )
 def test_lists_that_are_wrong(tmp_path, text, message):
@@ -142,10 +142,8 @@ def test_lists_that_are_wrong(tmp_path, text, message):
 def test_numbers_that_nothing_names_are_refused(tmp_path):
     make(tmp_path, "a.mp4")
     (tmp_path / "list.txt").write_text("a.mp4 0\n")
-    with pytest.raises(
-        VactkError, match=r"numbers for labels, and nothing names the classes: put .*classes.txt"
-    ):
-        open_user_data(tmp_path / "list.txt")
+    with pytest.raises(VactkError, match=r"numeric labels but no class names: list the names, .*classes.txt"):
+        open_custom_dataset(tmp_path / "list.txt")
 
 
 def test_paths_that_are_not_there(tmp_path):

@@ -6,7 +6,6 @@ from tests.data import trees
 from vactk.data.benchmarks import BENCHMARKS
 from vactk.data.locations import data_locations
 from vactk.errors import VactkError
-from vactk.files.paths import config_path
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +39,7 @@ def test_the_particular_comes_before_the_general_and_the_option_stands_alone(tmp
     monkeypatch.setenv("VACTK_DATA_HMDB51", "/env/own")
     found = [str(place.folder) for place in data_locations("hmdb51", ("hmdb51",))]
     assert found == ["/env/own", "/env/all", "/config/own", "/config/all"]
-    assert [place.said_by for place in data_locations("hmdb51", (), tmp_path)] == ["--data-root"]
+    assert [place.set_by for place in data_locations("hmdb51", (), tmp_path)] == ["--data-root"]
 
 
 def test_a_configuration_file_that_says_anything_else_is_refused(config):
@@ -50,9 +49,3 @@ def test_a_configuration_file_that_says_anything_else_is_refused(config):
     config.write_text("datasets: /x\n")
     with pytest.raises(VactkError, match="datasets must be `name: folder` lines"):
         data_locations("hmdb51", ())
-
-
-def test_the_usual_place_of_the_configuration_file(monkeypatch, tmp_path):
-    monkeypatch.delenv("VACTK_CONFIG")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert config_path() == tmp_path / "vactk" / "config.yaml"

@@ -12,11 +12,10 @@ from vactk.data.shapes.clips import SPLITS, Split, load_shapes, plan, render
 from vactk.data.shapes.stills import color_names, load_stills, shape_names
 from vactk.data.shapes.world import MOTIONS, SIZE, Look, draw, track
 from vactk.errors import VactkError
-from vactk.files.paths import cache_folder
 from vactk.video import open_video
 
 OPPOSITES = list(zip(list(MOTIONS)[::2], list(MOTIONS)[1::2], strict=True))
-TINY = Split(classes=("star moving left", "star moving right"), clips_per_class=2, seed=9)
+TINY = Split(classes=("star moving left", "star moving right"), videos_per_class=2, seed=9)
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def test_two_processes_at_once_both_end_with_whole_clips(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(
-        VactkError, match=r"cannot make the clips of shapes in '.*file.*--data-root or VACTK_CACHE"
+        VactkError, match=r"cannot generate the videos of shapes in '.*file.*--data-root or VACTK_CACHE"
     ):
         load_shapes("train", root=tmp_path / "file")
 
@@ -131,14 +130,6 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_an_unknown_split_is_named():
     with pytest.raises(VactkError, match="unknown split of shapes 'tran'; did you mean 'train'"):
         load_shapes("tran")
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("VACTK_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("VACTK_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "vactk"
 
 
 def test_stills_are_drawn_from_their_seed_and_say_what_they_show():

@@ -58,7 +58,7 @@ def test_workers_read_what_one_process_reads(records, num_workers):
 
         for one, other in zip(load(alone), load(shared), strict=True):
             assert torch.equal(one.video, other.video)
-            assert torch.equal(one.places, other.places)
+            assert torch.equal(one.indices, other.indices)
 
 
 @pytest.mark.parametrize("trouble", ["hang", "crash"])
@@ -73,9 +73,9 @@ def test_a_decoder_that_hangs_or_crashes_fails_its_video_alone(records, monkeypa
 
     monkeypatch.setattr(video_dataset, "sample_video", decoder)
     batches = list(eval_loader(dataset(records, workers=1, timeout_s=1.0 if trouble == "hang" else 60.0), 4))
-    assert torch.cat([batch.places for batch in batches]).tolist() == [0, 1, 2, 4, 5]
+    assert torch.cat([batch.indices for batch in batches]).tolist() == [0, 1, 2, 4, 5]
     (failure,) = [failure for batch in batches for failure in batch.failures]
-    assert failure.place == 3
+    assert failure.record_index == 3
     reason = "reading it took over 1 s" if trouble == "hang" else r"the decoder crashed (SIGSEGV)"
     assert failure.message == f"cannot read video '{records[3].video}': {reason}"
 
@@ -83,7 +83,7 @@ def test_a_decoder_that_hangs_or_crashes_fails_its_video_alone(records, monkeypa
 def test_a_batch_of_failures_only_is_empty(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video")
     (batch,) = eval_loader(dataset((Record(video=tmp_path / "a.mp4"),), workers=1), 4)
-    assert len(batch.places) == 0
+    assert len(batch.indices) == 0
     assert len(batch.failures) == 1
 
 

@@ -28,7 +28,7 @@ def model():
 @pytest.fixture
 def videos(monkeypatch, tmp_path):
     """Seven videos, of which the first and the last cannot be read."""
-    split = Split(classes=("star moving left", "key moving up"), clips_per_class=3, seed=4)
+    split = Split(classes=("star moving left", "key moving up"), videos_per_class=3, seed=4)
     monkeypatch.setitem(clips.SPLITS, "seen", split)
     whole = clips.load_shapes("seen", root=tmp_path)
     (tmp_path / "page.mp4").write_text("<html>")
@@ -55,7 +55,7 @@ def measure(model, videos, world, **settings):
 def test_uneven_shards_give_the_numbers_of_one_process(model, videos):
     ((alone, numbers),) = measure(model, videos, 1)
     assert alone.indices.tolist() == [1, 2, 3, 4, 5]
-    assert [failure.place for failure in alone.failures] == [0, 6]
+    assert [failure.record_index for failure in alone.failures] == [0, 6]
     for world in (2, 3, 5):
         for scores, found in measure(model, videos, world):  # every process has all of it
             assert scores.indices.tolist() == alone.indices.tolist()

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.data import trees
+from tests.data.annotation_formats import read_annotations
 from vactk.data.annotations.classes import known_classes, match_key, read_classes
 from vactk.data.benchmarks import BENCHMARKS
 from vactk.data.class_subsets import base_and_novel, not_in_k400, random_halves, with_classes
 from vactk.data.datasets import find_dataset
 from vactk.data.file_tree import INDEX_NAME, FileTree
-from vactk.data.find_annotations import read_annotations
 from vactk.errors import VactkError
 from vactk.evaluate.protocol import Protocol, find_protocol, protocols, published
 from vactk.evaluate.protocol_splits import content_hash, load_protocol_data

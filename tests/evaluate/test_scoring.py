@@ -25,7 +25,7 @@ PICTURE = ImageSpec(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 @pytest.fixture
 def videos(monkeypatch, tmp_path):
-    split = Split(classes=("star moving left", "key moving up"), clips_per_class=3, seed=4)
+    split = Split(classes=("star moving left", "key moving up"), videos_per_class=3, seed=4)
     monkeypatch.setitem(clips.SPLITS, "seen", split)
     return clips.load_shapes("seen", root=tmp_path)
 
@@ -69,7 +69,7 @@ def test_shards_hold_every_record_once_however_uneven(videos, world):
         place
         for rank in range(world)
         for batch in eval_loader(dataset, 2, rank=rank, world=world)
-        for place in batch.places.tolist()
+        for place in batch.indices.tolist()
     ]
     assert sorted(places) == list(range(6))
 
@@ -111,7 +111,7 @@ def test_unreadable_videos_are_listed_and_the_rest_is_scored(model, videos, tmp_
     scores = score_videos(model, mixed, scorers, config, accelerator)
     assert scores.indices.tolist() == [0, 2]
     (failure,) = scores.failures
-    assert failure.place == 1
+    assert failure.record_index == 1
     assert "page.mp4" in failure.message
 
 

@@ -148,7 +148,7 @@ def test_nothing_but_broken_videos_is_an_error(captioner, tmp_path):
 
 
 def test_a_dataset_is_described_by_the_names_that_training_looks_for(captioner, tmp_path, monkeypatch):
-    split = Split(classes=("star moving left", "key moving right"), clips_per_class=1, seed=0)
+    split = Split(classes=("star moving left", "key moving right"), videos_per_class=1, seed=0)
     monkeypatch.setitem(clips.SPLITS, "train", split)
     output = tmp_path / "out.jsonl"
     wanted = ["--dataset", "shapes", "--data-root", tmp_path, "--output", output, "--captioner", captioner]

@@ -18,7 +18,7 @@ from vactk.cli.app import app
 from vactk.config import to_dict
 from vactk.data.config import SAMPLING, M2CLIPSampling, OpenVCLIPSampling
 from vactk.video import Timeline
-from vactk.video.sampling import Clock, dense_clips, uniform_segments
+from vactk.video.sampling import Clock, dense_views, uniform_segments
 from vactk.video.transforms import SCALINGS, TransformConfig, eval_transform
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "run_exported.py"
@@ -41,7 +41,7 @@ def test_the_frames_are_vactks(example, num_frames, views):
     found = example.frame_numbers(clock, 8, views, {"name": "uniform"})
     assert (found == uniform_segments(num_frames, 8, num_views=views).numpy()).all()
     found = example.frame_numbers(clock, 8, views, {"name": "dense", "stride": 3})
-    assert (found == dense_clips(num_frames, 8, 3, num_views=views).numpy()).all()
+    assert (found == dense_views(num_frames, 8, 3, num_views=views).numpy()).all()
 
 
 @pytest.mark.parametrize("starts", ["release", "spread"])

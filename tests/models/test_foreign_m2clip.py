@@ -129,7 +129,7 @@ def test_what_the_file_does_not_say_must_be_stated(tmp_path):
 
 def test_the_command_line_takes_it(tmp_path, monkeypatch):
     for split in ("seen", "unseen"):
-        monkeypatch.setitem(clips.SPLITS, split, clips.Split(classes=CLASSES, clips_per_class=1, seed=1))
+        monkeypatch.setitem(clips.SPLITS, split, clips.Split(classes=CLASSES, videos_per_class=1, seed=1))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     path = release(build(), tmp_path / "checkpoint-0.pth")
     args = [
@@ -154,7 +154,7 @@ def test_the_command_line_takes_it(tmp_path, monkeypatch):
 
 def test_training_starts_from_it(tmp_path, monkeypatch):
     for split in ("train", "seen", "unseen"):
-        monkeypatch.setitem(clips.SPLITS, split, clips.Split(classes=CLASSES, clips_per_class=2, seed=1))
+        monkeypatch.setitem(clips.SPLITS, split, clips.Split(classes=CLASSES, videos_per_class=2, seed=1))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     model = build()
     path = release(model, tmp_path / "checkpoint-0.pth")

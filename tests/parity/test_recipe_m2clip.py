@@ -12,7 +12,7 @@ from vactk.data.config import M2CLIPSampling
 from vactk.train.optim import OptimConfig, build_optimizer, parameter_groups, peak_lr, schedule, set_lr
 from vactk.video import Timeline
 from vactk.video.randaugment import OPERATIONS, RandAugment, apply_operations, argument
-from vactk.video.sampling import m2clip_clips, m2clip_segments
+from vactk.video.sampling import m2clip_segments, m2clip_views
 from vactk.video.transforms import SCALINGS, TransformConfig, eval_transform, train_transform
 
 # isort: split
@@ -44,7 +44,7 @@ def test_frames_in_training(case, monkeypatch):
             else:
                 left = feed(patch, randint=values)
                 about = (row["frames"], row["num_frames"], row["sampling_rate"])
-                found = m2clip_clips(*about, generator=generator)
+                found = m2clip_views(*about, generator=generator)
         assert found.tolist() == [row["indices"]], row
         assert not any(left)
 
@@ -55,7 +55,7 @@ def test_a_random_start_is_as_likely_anywhere_in_the_range_of_the_release(case):
         if row["kind"] == "dense" and row["draws"]:
             ((_, (bound,), _),) = row["draws"]
             about = (row["frames"], row["num_frames"], row["sampling_rate"])
-            starts = m2clip_clips(*about, num_views=40 * bound, generator=torch.Generator())[:, 0]
+            starts = m2clip_views(*about, num_views=40 * bound, generator=torch.Generator())[:, 0]
             assert starts.unique().tolist() == list(range(bound))
 
 
@@ -150,7 +150,7 @@ def test_what_is_drawn(case):
     magnitude, spread, layers = first["magnitude"], first["magnitude_std"], recorded["layers"]
     augment, runs = RandAugment(layers, magnitude, spread), 4000
     torch.manual_seed(0)
-    draws = [augment.draw() for _ in range(runs)]
+    draws = [augment.sample_operations() for _ in range(runs)]
     share = sum(map(len, draws)) / (runs * layers)
     assert share == pytest.approx(first["probability"], abs=0.02)
     names = [name for draw in draws for name, _ in draw]

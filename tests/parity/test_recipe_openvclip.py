@@ -26,7 +26,7 @@ from vactk.train.optim import OptimConfig, build_optimizer, parameter_groups, pe
 from vactk.train.weight_averaging import AverageConfig, WeightAverage
 from vactk.video import VideoWarning, open_video
 from vactk.video.reader import Timeline
-from vactk.video.sampling import Clock, openvclip_clips, openvclip_starts
+from vactk.video.sampling import Clock, openvclip_starts, openvclip_views
 from vactk.video.transforms import SCALINGS, TransformConfig, eval_transform, train_transform
 
 # isort: split
@@ -95,7 +95,7 @@ def test_frames_in_training(case, monkeypatch):
     for row in case.rows("grid.json")["train"]:
         about = (clock(row), row["num_frames"], row["sampling_rate"])
         fps = case.config["target_fps"]
-        found = openvclip_clips(*about, [row["start"]], target_fps=fps)
+        found = openvclip_views(*about, [row["start"]], target_fps=fps)
         assert found.tolist() == [row["indices"]], row
         ((_, (lowest, highest), drawn),) = row["draws"]
         for share in (0.0, 1.0):

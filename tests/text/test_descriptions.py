@@ -36,7 +36,7 @@ def test_a_video_is_found_by_its_path_or_the_end_of_it(name):
 
 
 def test_only_whole_names_of_folders_and_files_match():
-    with pytest.raises(VactkError, match="none of the 3 described videos is one of the 3 to train on"):
+    with pytest.raises(VactkError, match="none of the 3 described videos is among the 3 videos to train on"):
         match_descriptions({"ump/b.mp4": ("x",), ".mp4": ("x",), "": ("x",)}, VIDEOS)
 
 
@@ -55,7 +55,7 @@ def test_an_entry_without_texts_is_missing_and_not_extra():
 
 def test_an_entry_that_could_mean_several_videos_is_refused():
     with pytest.raises(
-        VactkError, match=r"'a.mp4' could mean '.*/jump/a.mp4' or '.*/run/a.mp4': give more of the path"
+        VactkError, match=r"'a.mp4' is ambiguous: '.*/jump/a.mp4' or '.*/run/a.mp4'; give more of the path"
     ):
         match_descriptions({"a.mp4": ("x",)}, VIDEOS)
 

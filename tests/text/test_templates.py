@@ -19,7 +19,7 @@ def test_a_template_of_ones_own():
 
 @pytest.mark.parametrize("name", ["{} and {}", "a {name}", "{", "}{"])
 def test_a_template_needs_one_place_for_the_class(name):
-    with pytest.raises(VactkError, match=r"one \{\} where the class goes"):
+    with pytest.raises(VactkError, match=r"exactly one \{\} for the class"):
         choose_templates(name)
 
 

@@ -14,9 +14,9 @@ from vactk.train.recipe import Recipe
 
 CLASSES = ("star moving left", "star moving right", "fish moving left")
 SMALL_SPLITS = {
-    "train": Split(classes=CLASSES, clips_per_class=5, seed=0),
-    "seen": Split(classes=CLASSES, clips_per_class=2, seed=1),
-    "unseen": Split(classes=("fish moving right", "key moving left"), clips_per_class=2, seed=2),
+    "train": Split(classes=CLASSES, videos_per_class=5, seed=0),
+    "seen": Split(classes=CLASSES, videos_per_class=2, seed=1),
+    "unseen": Split(classes=("fish moving right", "key moving left"), videos_per_class=2, seed=2),
 }
 QUICK = ["data.workers=0", "data.num_frames=2", "run.batch_size=4", "run.epochs=2", "run.save_every=0.5"]
 

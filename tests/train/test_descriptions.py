@@ -167,9 +167,9 @@ def test_a_draw_is_the_videos_own_in_every_epoch(videos):
     dataset = VideoDataset(videos.records, DataConfig(num_frames=1, workers=0), picture, train=True, seed=1)
 
     def draws(rank, world):
-        batches = TrainBatches(15, 4, seed=1, steps=range(6), rank=rank, world=world, parts=1)
+        batches = TrainBatches(15, 4, seed=1, steps=range(6), rank=rank, world=world, micro_batches=1)
         return [
-            list(zip(batch.places.tolist(), batch.draws.tolist(), strict=True))
+            list(zip(batch.indices.tolist(), batch.random_draws.tolist(), strict=True))
             for batch in train_loader(dataset, batches)
         ]
 
@@ -235,7 +235,7 @@ def test_the_command_tells_of_missing_extra_and_cut_descriptions(described, tmp_
         ('{"video": "a.mp4"}\n', "line 1 of"),
         (
             '{"video": "elsewhere.mp4", "descriptions": ["x"]}\n',
-            "none of the 1 described videos is one of the 15",
+            "none of the 1 described videos is among the 15",
         ),
     ],
 )

@@ -139,7 +139,7 @@ def test_where_memory_runs_out_all_processes_can_begin_anew(tmp_path, quick_reci
     real = ForwardBackward.losses
 
     def losses(self, batch):
-        if len(batch.places) > 2:
+        if len(batch.indices) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, batch)
 

@@ -105,7 +105,7 @@ def small_memory(monkeypatch):
     real = ForwardBackward.losses
 
     def losses(self, batch):
-        if len(batch.places) > 2:
+        if len(batch.indices) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
         return real(self, batch)
 

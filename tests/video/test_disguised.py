@@ -54,7 +54,7 @@ def test_a_list_is_not_opened_whatever_it_is_called(kind, tmp_path, opened):
 @pytest.mark.parametrize("kind", ["ffconcat", "m3u8", "sdp", "pictures"])
 def test_ffmpeg_itself_has_no_use_for_lists(kind, tmp_path, monkeypatch):
     """Were one not recognised by its first bytes."""
-    monkeypatch.setattr(vactk.video.container, "why_no_video", lambda head: None)
+    monkeypatch.setattr(vactk.video.container, "why_not_video", lambda head: None)
     write_video(tmp_path / "secret.mp4", num_frames=2)
     path = tmp_path / ("%03d.png" if kind == "pictures" else "clip.m3u8" if kind == "m3u8" else "clip.mp4")
     if kind == "pictures":
@@ -62,7 +62,7 @@ def test_ffmpeg_itself_has_no_use_for_lists(kind, tmp_path, monkeypatch):
             Image.new("RGB", (40, 30)).save(tmp_path / name)
     else:
         path.write_text(LISTS[kind][0].format("secret.mp4"))
-    with pytest.raises(VideoError, match="in a format that is not opened"):
+    with pytest.raises(VideoError, match="in an unsupported format"):
         open_container(path)
 
 

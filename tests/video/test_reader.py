@@ -197,7 +197,7 @@ def test_a_wrong_packet_table_is_found_out(h264, monkeypatch):
 def test_a_long_video_is_decoded_twice_instead_of_kept(tmp_path, monkeypatch):
     path = write_video(tmp_path / "video.ts", codec="mpeg2video")
     expected, _ = decode_whole(path)
-    monkeypatch.setattr(vactk.video.decoders, "KEPT_BYTES", 10_000)
+    monkeypatch.setattr(vactk.video.decoders, "MAX_KEPT_BYTES", 10_000)
     with open_video(path) as video:
         assert video._source._kept is None
         for number in (20, 3):
@@ -233,8 +233,8 @@ def test_kept_pictures_are_not_changed_by_the_decoder_afterwards(tmp_path, monke
             held.planes[0].update(bytes(held.planes[0].buffer_size))
 
     monkeypatch.setattr(SequentialDecoder, "_decode", paints_on)
-    for kept_bytes in (vactk.video.decoders.KEPT_BYTES, 10_000):
-        monkeypatch.setattr(vactk.video.decoders, "KEPT_BYTES", kept_bytes)
+    for kept_bytes in (vactk.video.decoders.MAX_KEPT_BYTES, 10_000):
+        monkeypatch.setattr(vactk.video.decoders, "MAX_KEPT_BYTES", kept_bytes)
         with open_video(path) as video:
             for frame, picture in zip(video.read(range(count)), expected.values(), strict=True):
                 np.testing.assert_array_equal(as_stored(frame), picture)
@@ -264,8 +264,8 @@ def test_decord_agrees(name, tmp_path):
         ("mpeg4.avi", "mpeg4 in AVI"),
         ("open_gop_hevc.mp4", "hevc in"),
         ("open_gop.mp4", "files with such time stamps, hidden frames or damage"),
-        ("tiny.mp4", "pictures this small"),
-        ("interlaced.mkv", "interlaced pictures"),
+        ("tiny.mp4", "frames this small"),
+        ("interlaced.mkv", "interlaced frames"),
         ("mpeg2.ts", "mpeg2video in"),
     ],
 )
@@ -287,7 +287,7 @@ def test_decord_is_refused_for_colours_that_it_changes(name, how, tmp_path):
     colours = Path(name).stem
     path = write_video(tmp_path / name, pix_fmt=colours, **how)
     expected, count = decode_whole(path)
-    with pytest.raises(VideoError, match=f"not exact for colours stored as {colours}: choose --decoder auto"):
+    with pytest.raises(VideoError, match=f"not exact for colours stored as {colours}; choose --decoder auto"):
         open_video(path, "decord")
     with open_video(path) as video:
         for frame, picture in zip(video.read(range(count)), expected.values(), strict=True):
@@ -324,14 +324,14 @@ def test_decord_is_refused_where_parameter_sets_change(h264, size, is_exact, tmp
         with open_video(path, "decord") as video:
             torch.testing.assert_close(video.read([2, 30]), expected, rtol=0, atol=0)
         return
-    with pytest.raises(VideoError, match="not exact for parameter sets that change on the way"):
+    with pytest.raises(VideoError, match="not exact for parameter sets that change"):
         open_video(path, "decord")
 
 
 def test_decord_may_be_absent(h264, monkeypatch):
     monkeypatch.setitem(sys.modules, "decord", None)
     assert sample_video(h264, eight_frames).complete
-    with pytest.raises(VactkError, match="decord is not installed here: choose --decoder auto or pyav"):
+    with pytest.raises(VactkError, match="decord is not installed; choose --decoder auto or pyav"):
         sample_video(h264, eight_frames, decoder="decord")
 
 

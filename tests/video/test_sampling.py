@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from vactk.video.sampling import (
     Clock,
     by_stamp,
-    dense_clips,
-    m2clip_clips,
+    dense_views,
     m2clip_segments,
-    openvclip_clips,
+    m2clip_views,
     openvclip_starts,
+    openvclip_views,
     uniform_segments,
 )
 
@@ -71,31 +71,31 @@ def test_segments_of_a_short_video_repeat_its_frames():
 @given(lengths, counts, strides, views, st.none() | st.integers(0, 99))
 def test_clips_are_in_range_and_sorted(num_frames, count, stride, num_views, seed):
     generator = None if seed is None else seeded(seed)
-    indices = dense_clips(num_frames, count, stride, num_views=num_views, generator=generator)
+    indices = dense_views(num_frames, count, stride, num_views=num_views, generator=generator)
     holds_in_range(indices, num_frames, num_views, count)
 
 
 @given(lengths, counts, strides, views, st.none() | st.integers(0, 99))
 def test_clips_are_a_start_and_steps_held_at_the_end(num_frames, count, stride, num_views, seed):
     generator = None if seed is None else seeded(seed)
-    for view in dense_clips(num_frames, count, stride, num_views=num_views, generator=generator).tolist():
+    for view in dense_views(num_frames, count, stride, num_views=num_views, generator=generator).tolist():
         assert view == [min(view[0] + floor(i * stride), num_frames - 1) for i in range(count)]
         assert view[0] <= max(0, num_frames - 1 - floor((count - 1) * stride))
 
 
 def test_clips_in_testing_are_spread_from_end_to_end():
-    assert dense_clips(100, 4, 10).tolist() == [[34, 44, 54, 64]]
-    spread = dense_clips(100, 4, 10, num_views=3)
+    assert dense_views(100, 4, 10).tolist() == [[34, 44, 54, 64]]
+    spread = dense_views(100, 4, 10, num_views=3)
     assert spread[:, 0].tolist() == [0, 35, 69]
     assert spread[-1, -1] == 99
 
 
 def test_random_clips_start_everywhere():
-    starts = dense_clips(10, 4, 2, num_views=2000, generator=seeded(0))[:, 0]
+    starts = dense_views(10, 4, 2, num_views=2000, generator=seeded(0))[:, 0]
     assert starts.unique().tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("sample", [uniform_segments, lambda *n, **k: dense_clips(*n, 4, **k)])
+@pytest.mark.parametrize("sample", [uniform_segments, lambda *n, **k: dense_views(*n, 4, **k)])
 def test_the_generator_decides(sample):
     def draw(seed):
         return sample(300, 8, num_views=2, generator=seeded(seed))
@@ -109,12 +109,12 @@ def test_the_generator_decides(sample):
 
 
 def test_impossible_counts_are_refused():
-    with pytest.raises(ValueError, match="num_frames must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         uniform_segments(0, 8)
-    with pytest.raises(ValueError, match="num_views must be at least 1, not 0"):
-        dense_clips(9, 8, 1, num_views=0)
+    with pytest.raises(ValueError, match="num_views must be at least 1, got 0"):
+        dense_views(9, 8, 1, num_views=0)
     with pytest.raises(ValueError, match="stride must be above 0, not 0"):
-        dense_clips(9, 8, 0)
+        dense_views(9, 8, 0)
 
 
 def clocks():
@@ -139,7 +139,7 @@ def test_views_by_the_clock_are_in_range_and_sorted(clock, count, stride, num_vi
     about = {"target_fps": 30.0, "num_views": num_views}
     generator = None if seed is None else seeded(seed)
     starts = openvclip_starts(clock, count, stride, generator=generator, **about)
-    indices = openvclip_clips(clock, count, stride, starts, target_fps=30.0)
+    indices = openvclip_views(clock, count, stride, starts, target_fps=30.0)
     holds_in_range(indices, len(clock.stamps), num_views, count)
 
 
@@ -147,7 +147,7 @@ def test_views_by_the_clock_are_in_range_and_sorted(clock, count, stride, num_vi
 def test_m2clips_views_are_in_range_and_sorted(num_frames, count, stride, num_views, seed):
     about = {"num_views": num_views, "generator": None if seed is None else seeded(seed)}
     if stride:
-        indices = m2clip_clips(num_frames, count, stride, **about)
+        indices = m2clip_views(num_frames, count, stride, **about)
     else:
         indices = m2clip_segments(num_frames, count, **about)
     holds_in_range(indices, num_frames, num_views, count)
@@ -159,7 +159,7 @@ def test_a_view_covers_the_same_time_at_every_frame_rate(ticks):
     for rate in (15.0, 30.0, 60.0):
         count = int(20 * rate)
         clock = Clock(stamps=torch.arange(count) * 512, rate=rate, stated_ticks=ticks * count)
-        (view,) = openvclip_clips(clock, 8, 16, [0.0], target_fps=30.0)
+        (view,) = openvclip_views(clock, 8, 16, [0.0], target_fps=30.0)
         seconds.append(float(view[5]) / rate)
     assert max(seconds) - min(seconds) < 0.1
 
@@ -167,7 +167,7 @@ def test_a_view_covers_the_same_time_at_every_frame_rate(ticks):
 def test_frames_are_taken_by_their_stamps_whatever_order_they_come_in():
     stamps = torch.tensor([1, 2, 4, 3, 5, 7, 6, 8])
     clock = Clock(stamps=stamps, rate=1.0)
-    chosen = openvclip_clips(clock, 8, 1, [0.0], target_fps=1.0)[0]
+    chosen = openvclip_views(clock, 8, 1, [0.0], target_fps=1.0)[0]
     assert stamps[chosen].tolist() == sorted(stamps.tolist())
     assert by_stamp(torch.tensor([3, 1, 3, 2])).tolist() == [1, 3, 2]
 
@@ -175,9 +175,9 @@ def test_frames_are_taken_by_their_stamps_whatever_order_they_come_in():
 def test_a_part_of_a_video_is_sampled_like_a_file_of_its_own():
     clock = Clock(stamps=torch.arange(300) * 512, rate=30.0, stated_frames=300, stated_ticks=300 * 512)
     own = Clock(stamps=torch.arange(200) * 512, rate=30.0, stated_frames=200, stated_ticks=200 * 512)
-    part = clock.part(50, 250)
-    assert clock.part(0, 300) is clock
+    part = clock.slice(50, 250)
+    assert clock.slice(0, 300) is clock
     starts = openvclip_starts(part, 8, 16, target_fps=30.0, num_views=3)
     assert starts == openvclip_starts(own, 8, 16, target_fps=30.0, num_views=3)
-    found, expected = (openvclip_clips(c, 8, 16, starts, target_fps=30.0) for c in (part, own))
+    found, expected = (openvclip_views(c, 8, 16, starts, target_fps=30.0) for c in (part, own))
     assert torch.equal(found, expected)

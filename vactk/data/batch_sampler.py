@@ -1,4 +1,4 @@
-"""Which records make up which training batch: pure arithmetic, so that a run can go on from any step."""
+"""The records of each training batch: pure arithmetic, so that a run can resume from any step."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from torch.utils.data import Sampler
 Key = tuple[int, int]  # epoch, index of the record: enough to draw the same random crop again
 
 
-def derive_seed(*parts: int) -> int:
-    """A seed for one purpose out of several numbers, such as (seed, epoch, index): 63 bits, well mixed."""
-    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def derive_seed(*numbers: int) -> int:
+    """Mix several numbers, such as (seed, epoch, index), into one seed of 63 bits."""
+    return int(
+        np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def num_steps(num_records: int, batch_size: int, epochs: float) -> int:
-    """Batches in `epochs` passes over the records, at least one."""
+    """Return the number of batches in `epochs` passes over the records, at least one."""
     return max(1, round(epochs * num_records / batch_size))
 
 
 class TrainBatches(Sampler[list[Key]]):
-    """Endless shuffled passes over the records, cut into batches; batch k is the same however one got there.
+    """Endless shuffled passes over the records, split into batches; batch k does not depend on earlier ones.
 
-    A batch may span two passes, so that every record comes once a pass whatever the batch size. Of each
-    batch of `batch_size`, this process takes the `rank`-th of `world` parts, in `parts` pieces one after
-    another (gradient accumulation): the yielded lists.
+    A batch may span two passes, so that every record comes once per pass whatever the batch size. Each batch of
+    `batch_size` is split into `micro_batches` (gradient accumulation) of equal shares for `world` processes; the
+    share of process `rank` is what is yielded, one list per micro-batch.
     """
 
     def __init__(
@@ -38,32 +40,34 @@ class TrainBatches(Sampler[list[Key]]):
         steps: range,
         rank: int = 0,
         world: int = 1,
-        parts: int = 1,
+        micro_batches: int = 1,
     ) -> None:
-        if batch_size % (world * parts):
-            raise ValueError(f"a batch of {batch_size} cannot be cut into {world} x {parts} equal parts")
+        if batch_size % (world * micro_batches):
+            raise ValueError(
+                f"batch size {batch_size} is not divisible by {world} processes x {micro_batches} micro-batches"
+            )
         self.num_records = num_records
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
         self.rank = rank
         self.world = world
-        self.parts = parts
+        self.micro_batches = micro_batches
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
-        return len(self.steps) * self.parts
+        return len(self.steps) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        size = self.batch_size // (self.world * self.parts)
+        size = self.batch_size // (self.world * self.micro_batches)
         for step in self.steps:
-            for part in range(self.parts):
-                start = step * self.batch_size + (part * self.world + self.rank) * size
+            for micro_batch in range(self.micro_batches):
+                start = step * self.batch_size + (micro_batch * self.world + self.rank) * size
                 yield [self._key(position) for position in range(start, start + size)]
 
     def _key(self, position: int) -> Key:
-        epoch, place = divmod(position, self.num_records)
-        return epoch, int(self._order(epoch)[place])
+        epoch, offset = divmod(position, self.num_records)
+        return epoch, int(self._order(epoch)[offset])
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng(derive_seed(self.seed, epoch)).permutation(self.num_records)

@@ -1,4 +1,4 @@
-"""Halves and parts of a dataset's classes, by rules that anyone can repeat."""
+"""Reproducible subsets of a dataset: random halves, base and novel classes, few-shot samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vactk.errors import VactkError
 
 
 def random_halves(num_classes: int, draws: int, seed: int) -> list[tuple[int, ...]]:
-    """Return `draws` random halves of the classes, rounded down and in class order, from one seeded generator.
+    """Return `draws` random halves of the class numbers, rounded down and sorted, from one seeded generator.
 
     The draws of Open-VCLIP's release (zs_label_db/*_half_test): each shuffles 0..n-1 anew and keeps the first half.
     """
@@ -29,10 +29,10 @@ def random_halves(num_classes: int, draws: int, seed: int) -> list[tuple[int, ..
 
 
 def base_and_novel(labels: Iterable[int], num_classes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The classes that are the more frequent half of training labels, rounded up, and the others.
+    """Return (base, novel) class numbers: the more frequent half of the training labels, rounded up, and the rest.
 
-    The rule of ViFi-CLIP, section 4.1. Classes that are equally frequent come in their order, the later ones
-    into the base: so ViFi-CLIP's lists of HMDB51 and UCF101 come out.
+    The rule of ViFi-CLIP, section 4.1. Of equally frequent classes, later ones go into the base, which reproduces
+    ViFi-CLIP's lists of HMDB51 and UCF101.
     """
     counts = Counter(labels)
     order = sorted(range(num_classes), key=lambda number: counts[number])
@@ -41,48 +41,47 @@ def base_and_novel(labels: Iterable[int], num_classes: int) -> tuple[tuple[int, 
 
 
 def not_in_k400(classes: Sequence[str]) -> tuple[int, ...]:
-    """The classes whose names Kinetics-400 has not."""
+    """Return the numbers of the classes that are not in Kinetics-400, by name."""
     known = {match_key(label) for label in known_classes("k400")}
     return tuple(number for number, label in enumerate(classes) if match_key(label) not in known)
 
 
 def with_classes(videos: VideoSet, chosen: Collection[int]) -> VideoSet:
-    """The videos of some classes, which are numbered anew, in their order."""
+    """Return the videos of the chosen classes, which are renumbered in their order."""
     numbers = {old: new for new, old in enumerate(sorted(chosen))}
-    places = [place for place, record in enumerate(videos.records) if record.label in numbers]
+    kept = [index for index, record in enumerate(videos.records) if record.label in numbers]
     records = tuple(
-        dataclasses.replace(videos.records[place], label=numbers[videos.records[place].label or 0])
-        for place in places
+        dataclasses.replace(videos.records[index], label=numbers[videos.records[index].label or 0])
+        for index in kept
     )
     return dataclasses.replace(
         videos,
         classes=tuple(videos.classes[old] for old in numbers),
         words=tuple(videos.words[old] for old in numbers),
         records=records,
-        missing=frozenset(new for new, place in enumerate(places) if place in videos.missing),
+        missing=frozenset(new for new, old in enumerate(kept) if old in videos.missing),
     )
 
 
 def sample_shots(videos: VideoSet, shots: int, seed: int) -> VideoSet:
-    """`shots` videos of each class, drawn by `seed`; with one seed, fewer shots are a part of more.
+    """Return `shots` videos per class, sampled with `seed`; with the same seed, fewer shots are a subset of more.
 
-    Raises VactkError when a class has no videos at all, or fewer than `shots`: then the result would not
-    be what its name says.
+    Raises VactkError when a class has fewer than `shots` videos.
     """
     counts = Counter(record.label for record in videos.records)
-    short = [name for place, name in enumerate(videos.classes) if counts[place] < shots]
+    short = [name for label, name in enumerate(videos.classes) if counts[label] < shots]
     if short:
-        fewest = min(counts[place] for place in range(len(videos.classes)))
+        fewest = min(counts[label] for label in range(len(videos.classes)))
         raise VactkError(
-            f"{shots} shots need as many videos of every class, but {len(short)} classes of "
-            f"{videos.name}/{videos.split} have fewer, such as '{short[0]}'; ask for at most {fewest}"
+            f"{shots} shots need {shots} videos of every class, but {len(short)} classes of "
+            f"{videos.name}/{videos.split} have fewer, such as '{short[0]}'; the most possible is {fewest}"
         )
     left = dict.fromkeys(range(len(videos.classes)), shots)
     chosen = []
-    for place in torch.randperm(len(videos.records), generator=torch.Generator().manual_seed(seed)).tolist():
-        label = videos.records[place].label
+    for index in torch.randperm(len(videos.records), generator=torch.Generator().manual_seed(seed)).tolist():
+        label = videos.records[index].label
         if label is not None and left[label]:
             left[label] -= 1
-            chosen.append(place)
-    records = tuple(videos.records[place] for place in sorted(chosen))
+            chosen.append(index)
+    records = tuple(videos.records[index] for index in sorted(chosen))
     return dataclasses.replace(videos, records=records)

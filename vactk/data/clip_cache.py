@@ -1,28 +1,27 @@
-"""Decoded frames of a dataset in one file, mapped into memory, for machines that decode too slowly to train.
+"""A memory-mapped file of decoded frames of a dataset, for machines that decode too slowly to train.
 
-Of each video a fixed number of frames is kept, evenly spread, at the size of training. Training then chooses
-among these. Evaluation never reads from a cache.
+It holds a fixed number of evenly spaced frames per video, at training resolution; training samples among these.
+Evaluation never reads from a cache.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vactk.config import parse_json
+from vactk.data.isolated_read import read_each
 from vactk.data.records import Record
-from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
-from vactk.files.atomic import atomic_path, write_text
+from vactk.files.atomic import atomic_path, write_json
 from vactk.progress import Progress
 from vactk.video.container import VideoError, VideoWarning
 from vactk.video.reader import Sample, Sampler, Timeline, sample_video
@@ -32,37 +31,37 @@ FRAMES_NAME, INDEX_NAME = "frames.bin", "index.json"
 VERSION = 1
 
 
-class Kept(NamedTuple):
-    """The frames of one record, as they come from a worker."""
+class CachedFrames(NamedTuple):
+    """The frames of one record, as a worker returns them, or the error."""
 
-    place: int
+    record_index: int
     frames: Tensor  # (K, H, W, 3) uint8
     times_s: list[float]
-    num_frames: int  # of the whole video
-    warning: str | None
-    problem: str | None
+    num_frames: int  # in the whole video
+    warning: str | None  # where only a part of the video decodes
+    error: str | None
 
 
 @dataclass(frozen=True)
 class CacheResult:
-    """A cache that was made."""
+    """Summary of a new cache."""
 
     folder: Path
     num_videos: int
     num_bytes: int
-    unreadable: dict[str, str] = field(default_factory=dict)  # they are decoded, and fail, in training
+    unreadable: dict[str, str] = field(default_factory=dict)  # {video: error}
 
 
-class FrameSource:
-    """Reads evenly spread frames of records by their place."""
+class FrameReader:
+    """Reads evenly spaced frames of records by index."""
 
     def __init__(self, records: Sequence[Record], num_frames: int, short_side: int) -> None:
         self.records = records
         self.num_frames = num_frames
         self.short_side = short_side
 
-    def __getitem__(self, place: int) -> Kept:
-        record = self.records[place]
+    def __getitem__(self, index: int) -> CachedFrames:
+        record = self.records[index]
 
         def sampler(timeline: Timeline) -> Tensor:
             if timeline.num_frames <= self.num_frames:
@@ -71,7 +70,7 @@ class FrameSource:
 
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VideoWarning)  # it is kept with the frames
+                warnings.simplefilter("ignore", VideoWarning)  # returned with the frames
                 sample = sample_video(
                     record.video,
                     sampler,
@@ -80,16 +79,16 @@ class FrameSource:
                     end_s=record.end_s,
                 )
         except VideoError as error:
-            return self._nothing(place, str(error))
+            return self._unreadable(index, str(error))
         frames = sample.frames.permute(0, 2, 3, 1).contiguous()  # (K, H, W, 3)
-        return Kept(place, frames, sample.times_s.tolist(), sample.num_frames, sample.warning, None)
+        return CachedFrames(index, frames, sample.times_s.tolist(), sample.num_frames, sample.warning, None)
 
-    def failed(self, place: int, reason: str) -> Kept:
-        """A video whose decoder hung or crashed."""
-        return self._nothing(place, str(VideoError(self.records[place].video, reason)))
+    def failed(self, index: int, reason: str) -> CachedFrames:
+        """Return the result for a video whose decoder hung or crashed."""
+        return self._unreadable(index, str(VideoError(self.records[index].video, reason)))
 
-    def _nothing(self, place: int, problem: str) -> Kept:
-        return Kept(place, torch.empty(0, dtype=torch.uint8), [], 0, None, problem)
+    def _unreadable(self, index: int, error: str) -> CachedFrames:
+        return CachedFrames(index, torch.empty(0, dtype=torch.uint8), [], 0, None, error)
 
 
 def build_cache(
@@ -102,73 +101,82 @@ def build_cache(
     timeout_s: float = 120.0,
     progress: Progress | None = None,
 ) -> CacheResult:
-    """Decode `num_frames` frames of every record into `folder`, which gets a cache whole or none.
+    """Decode `num_frames` frames of every record into `folder`, atomically; an existing cache is replaced.
 
-    A cache that is there is replaced. Takes `num_frames` x `short_side`^2 x 4 bytes or so a video.
+    Takes about `num_frames` x `short_side`^2 x 4 bytes per video. Raises VactkError when it cannot be written.
     """
-    source = FrameSource(records, num_frames, short_side)
-    reader = BatchLoader(
-        source, [[place] for place in range(len(records))], _first, workers=workers, timeout_s=timeout_s
-    )
+    reader = FrameReader(records, num_frames, short_side)
+    (folder / INDEX_NAME).unlink(missing_ok=True)  # it would describe the new file wrongly
+    with atomic_path(folder / FRAMES_NAME) as temporary, temporary.open("wb") as file:
+        found = read_each(
+            reader, range(len(records)), workers=workers, timeout_s=timeout_s, progress=progress
+        )
+        entries, unreadable = _write_frames(records, found, file)
+    index = {"version": VERSION, "num_frames": num_frames, "short_side": short_side, "videos": entries}
+    write_json(folder / INDEX_NAME, index, indent=None)
+    num_bytes = sum(math.prod(entry["shape"]) for entry in entries.values())
+    return CacheResult(folder, len(entries), num_bytes, unreadable)
+
+
+def _write_frames(
+    records: Sequence[Record], found: Iterable[CachedFrames], file: IO[bytes]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Write frames one after another; return (index entries, {unreadable video: error})."""
     entries: dict[str, dict[str, Any]] = {}
     unreadable: dict[str, str] = {}
     offset = 0
-    (folder / INDEX_NAME).unlink(missing_ok=True)  # it would count through the new file wrongly
-    with atomic_path(folder / FRAMES_NAME) as temporary, temporary.open("wb") as file:
-        for done, kept in enumerate(reader, 1):
-            record = records[kept.place]
-            if kept.problem is not None:
-                unreadable[str(record.video)] = kept.problem
-            else:
-                entries[_key(record)] = {
-                    "offset": offset,
-                    "shape": list(kept.frames.shape),
-                    "times_s": kept.times_s,
-                    "num_frames": kept.num_frames,
-                    "warning": kept.warning,
-                }
-                offset += file.write(kept.frames.numpy().tobytes())
-            if progress is not None:
-                progress(done, len(records))
-    index = {"version": VERSION, "num_frames": num_frames, "short_side": short_side, "videos": entries}
-    write_text(folder / INDEX_NAME, json.dumps(index))
-    return CacheResult(folder, len(entries), offset, unreadable)
+    for read in found:
+        record = records[read.record_index]
+        if read.error is not None:
+            unreadable[str(record.video)] = read.error
+            continue
+        entries[_key(record)] = {
+            "offset": offset,
+            "shape": list(read.frames.shape),
+            "times_s": read.times_s,
+            "num_frames": read.num_frames,
+            "warning": read.warning,
+        }
+        offset += file.write(read.frames.numpy().tobytes())
+    return entries, unreadable
 
 
-class ClipCache:
-    """A cache, opened for reading. It may be shared with other processes, which map the same file."""
+class FrameCache:
+    """A cache opened for reading. Pickled copies in other processes map the same file."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises VactkError where there is no cache, or only a part of one."""
+        """Raises VactkError where there is no cache, or it is damaged or of another version."""
         try:
             index = parse_json((folder / INDEX_NAME).read_text(encoding="utf-8"))
             size = (folder / FRAMES_NAME).stat().st_size
         except (OSError, ValueError) as error:
             raise VactkError(
-                f"there is no cache of clips in '{folder}': make it by `vactk data cache DATASET --output {folder}`"
+                f"there is no frame cache in '{folder}'; build it with `vactk data cache NAME --output {folder}`"
             ) from error
         if not isinstance(index, dict) or index.get("version") != VERSION:
-            raise VactkError(f"the cache in '{folder}' is of another version of vactk: make it again")
+            raise VactkError(f"the cache in '{folder}' is of another version of vactk; build it again")
         self.folder = folder
         try:
             self.short_side = int(index["short_side"])
             self._videos = {key: _checked(video) for key, video in index["videos"].items()}
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise VactkError(f"the index of the cache in '{folder}' is damaged: make it again") from error
+            raise VactkError(f"the index of the cache in '{folder}' is damaged; build it again") from error
         expected = sum(math.prod(video["shape"]) for video in self._videos.values())
         ends = (video["offset"] + math.prod(video["shape"]) for video in self._videos.values())
         if size != expected or max(ends, default=0) > size:
-            raise VactkError(f"the cache in '{folder}' holds {size} bytes, not {expected}: make it again")
+            raise VactkError(
+                f"the cache in '{folder}' holds {size} bytes, expected {expected}; build it again"
+            )
         self._frames: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._videos)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_frames": None}  # the other process maps the file itself
+        return {**self.__dict__, "_frames": None}  # another process maps the file itself
 
     def sample(self, record: Record, sampler: Sampler) -> Sample | None:
-        """The frames that `sampler` chooses among those kept; None where the video is not kept, or has changed."""
+        """Return the cached frames that `sampler` chooses; None if the video is not cached, or has changed."""
         video = self._videos.get(_key(record))
         if video is None:
             return None
@@ -191,24 +199,20 @@ class ClipCache:
 
 
 def _checked(video: dict[str, Any]) -> dict[str, Any]:
-    """A video's entry in the index. Raises ValueError, or what its types give, where it is not one."""
+    """Return an index entry with its types checked. Raises ValueError, TypeError or LookupError."""
     offset, shape, times_s = video["offset"], [int(size) for size in video["shape"]], video["times_s"]
     whole = isinstance(offset, int) and offset >= 0 and len(shape) == 4 and shape[3] == 3 and min(shape) > 0
     if not whole or len(times_s) != shape[0] or not isinstance(video["num_frames"], int):
-        raise ValueError("an entry is not of a video")
+        raise ValueError("not an entry of a video")
     times_s = [float(time_s) for time_s in times_s]
     return {**video, "shape": shape, "times_s": times_s, "warning": video["warning"]}
 
 
 def _key(record: Record) -> str:
-    """The record and the state of its file: a file that was replaced is another one."""
+    """Return the key of a record: its path and times, and the file's size and modification time."""
     try:
         state = record.video.stat()
         stamp = f"{state.st_size}:{state.st_mtime_ns}"
     except OSError:
         stamp = "absent"
     return f"{record.video.absolute()}|{record.start_s}|{record.end_s}|{stamp}"
-
-
-def _first(items: list[Kept]) -> Kept:
-    return items[0]

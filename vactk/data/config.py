@@ -1,4 +1,4 @@
-"""Settings of how videos become model inputs."""
+"""Settings of frame sampling, preprocessing and loading."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vactk.data.worker_pool import usable_processors
 from vactk.errors import VactkError
 from vactk.video.reader import Timeline
 from vactk.video.sampling import (
-    dense_clips,
-    m2clip_clips,
+    dense_views,
     m2clip_segments,
-    openvclip_clips,
+    m2clip_views,
     openvclip_starts,
+    openvclip_views,
     uniform_segments,
 )
 from vactk.video.transforms import TransformConfig
@@ -29,46 +29,46 @@ Sampler = Callable[[Timeline], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class UniformSampling:
-    """One frame from each of equal segments: random within it in training, its centre in testing."""
+    """One frame from each of T equal segments: a random one in training, the centre in evaluation."""
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """How many frames of a video a view needs, if none is to be repeated."""
+        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return num_frames
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Frame numbers (V, T)."""
+        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         return uniform_segments(timeline.num_frames, num_frames, num_views=views, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DenseSampling:
-    """Frames in a row: from a random start in training, evenly spread starts in testing."""
+    """Frames at a fixed stride: from a random start in training, from evenly spaced starts in evaluation."""
 
-    stride: int = 16  # frames from one to the next; Open-VCLIP's value
+    stride: int = 16  # frames between sampled frames; Open-VCLIP's value
 
     def __post_init__(self) -> None:
         if self.stride < 1:
             raise VactkError(f"stride must be at least 1, got {self.stride}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """How many frames of a video a view needs, if none is to be repeated."""
+        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) + 1
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Frame numbers (V, T)."""
+        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
-        return dense_clips(timeline.num_frames, num_frames, self.stride, num_views=views, generator=generator)
+        return dense_views(timeline.num_frames, num_frames, self.stride, num_views=views, generator=generator)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenVCLIPSampling:
-    """The frames that Open-VCLIP's release takes, by what the container says of its time."""
+    """The frames that Open-VCLIP's release takes, computed from the container's time stamps and duration."""
 
-    stride: int = 16  # frames from one to the next in a video of `fps`
-    fps: float = 30.0  # frames per second that strides are counted in
-    # where several views start: by whether the container states a duration; spread from end to end, as where it
-    # does not; or as the released scripts for the dataset have it, which spread HMDB51's
+    stride: int = 16  # frames between sampled frames, counted at `fps`
+    fps: float = 30.0  # frames per second in which the stride is counted
+    # where several views start. "container": as the container's stated duration implies; "spread": from end to end;
+    # "release": as the released scripts do for the dataset, "spread" for HMDB51 and "container" otherwise
     starts: Literal["release", "container", "spread"] = "release"
 
     def __post_init__(self) -> None:
@@ -76,11 +76,11 @@ class OpenVCLIPSampling:
             raise VactkError(f"stride must be at least 1 and fps above 0, got {self.stride} and {self.fps}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """How many frames of a video a view needs, if none is to be repeated."""
+        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) / self.fps * timeline.clock.rate
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Frame numbers (V, T)."""
+        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         clock = timeline.clock
         if self.starts == "spread":
@@ -88,36 +88,36 @@ class OpenVCLIPSampling:
         starts = openvclip_starts(
             clock, num_frames, self.stride, target_fps=self.fps, num_views=views, generator=generator
         )
-        return openvclip_clips(clock, num_frames, self.stride, starts, target_fps=self.fps)
+        return openvclip_views(clock, num_frames, self.stride, starts, target_fps=self.fps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class M2CLIPSampling:
     """The frames that M2-CLIP's release takes."""
 
-    stride: int = 16  # frames from one to the next; 0: one of each of equal segments
+    stride: int = 16  # frames between sampled frames; 0: one frame from each of T equal segments
 
     def __post_init__(self) -> None:
         if self.stride < 0:
             raise VactkError(f"stride must be at least 0, got {self.stride}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """How many frames of a video a view needs, if none is to be repeated."""
+        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) + 1 if self.stride else num_frames
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Frame numbers (V, T)."""
+        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         order = timeline.clock.order
         if self.stride:
-            found = m2clip_clips(len(order), num_frames, self.stride, num_views=views, generator=generator)
+            found = m2clip_views(len(order), num_frames, self.stride, num_views=views, generator=generator)
         else:
             found = m2clip_segments(len(order), num_frames, num_views=views, generator=generator)
         return order[found]
 
 
 Sampling = UniformSampling | DenseSampling | OpenVCLIPSampling | M2CLIPSampling
-SAMPLING = {
+SAMPLING = {  # a new sampling is a class with `span` and `indices`, in `Sampling`, and an entry here
     "uniform": UniformSampling,
     "dense": DenseSampling,
     "openvclip": OpenVCLIPSampling,
@@ -127,40 +127,39 @@ SAMPLING = {
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How videos become frames."""
+    """Frame sampling, preprocessing and loading."""
 
-    num_frames: int = 8  # frames in a view
-    views: int = 1  # temporal views of a video in testing; training takes one
-    view_mean: Literal["probabilities", "logits"] = "probabilities"  # of views and crops, what is averaged
+    num_frames: int = 8  # frames per view
+    views: int = 1  # temporal views per video in evaluation; training takes one
+    view_mean: Literal["probabilities", "logits"] = "probabilities"  # averaged over views and crops
     sampling: Sampling = field(default_factory=UniformSampling, metadata=settings.table(SAMPLING, "sampling"))
     transform: TransformConfig = field(default_factory=TransformConfig)
     decoder: Literal["auto", "decord", "pyav"] = "auto"
-    workers: int = -1  # processes that read videos; -1: one less than the processors, 8 at most
-    cache: str = ""  # folder made by `vactk data cache`: training reads from it, testing never
-    exclude: str = ""  # list of videos that training leaves out, as `vactk data check` writes it
-    timeout_s: float = 120.0  # after so long the reading of a video is given up; needs workers
+    workers: int = -1  # data-loading worker processes; -1: one less than the CPU count, at most 8
+    cache: str = ""  # folder written by `vactk data cache`, read in training only
+    exclude: str = ""  # file of videos to leave out of training, as written by `vactk data check`
+    timeout_s: float = 120.0  # seconds after which reading a video is given up; needs workers
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or self.views < 1:
             raise VactkError(
                 f"num_frames and views must be at least 1, got {self.num_frames} and {self.views}"
             )
-
         if self.cache and not isinstance(self.sampling, UniformSampling):
             raise VactkError(
-                "data.cache keeps evenly spread frames: it goes with data.sampling=uniform alone"
+                "data.cache holds evenly spaced frames and works with data.sampling=uniform only"
             )
         if self.timeout_s <= 0:
             raise VactkError(f"timeout_s must be above 0, got {self.timeout_s}")
 
     @property
     def num_workers(self) -> int:
-        """`workers`, with -1 worked out for this machine."""
+        """Return `workers`, with -1 resolved for this machine."""
         return self.workers if self.workers >= 0 else max(1, min(8, usable_processors() - 1))
 
 
 class ImageSpec(NamedTuple):
-    """What a backbone expects of a frame."""
+    """Size and normalisation of the frames that a backbone takes."""
 
     size: int  # pixels, height and width
     mean: tuple[float, ...]

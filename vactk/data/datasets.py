@@ -1,4 +1,4 @@
-"""The datasets that vactk knows by name, and the user's own by their path."""
+"""Datasets by name, and the user's own by path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from vactk.data.benchmarks import ALIASES, BENCHMARKS, Benchmark
 from vactk.data.class_subsets import with_classes
-from vactk.data.custom_dataset import is_user_data, open_user_data
+from vactk.data.custom_dataset import is_custom_dataset, open_custom_dataset
 from vactk.data.find_annotations import few_shot_list
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
@@ -20,7 +20,7 @@ HALVES = ("base", "novel")
 
 
 class Loader(Protocol):
-    """Reads one split, making or checking its files where needed."""
+    """Loads one split, generating its files where needed."""
 
     def __call__(
         self, split: str, *, root: Path | None = None, progress: Progress | None = None
@@ -29,40 +29,40 @@ class Loader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How a dataset is read, and what is done with it when nothing else is asked for."""
+    """How a dataset is loaded, with its default splits and recipes."""
 
     load: Loader
     train_split: str
-    eval_splits: tuple[str, ...]  # measured after training
-    recipe: str  # its settings hold unless others are given
-    test_split: str  # measured by zero-shot testing
-    retrieval_split: str = ""  # searched, and measured by retrieval; empty: the test split
+    eval_splits: tuple[str, ...]  # evaluated after training
+    recipe: str  # default training recipe
+    test_split: str  # default split of zero-shot evaluation
+    retrieval_split: str = ""  # default split of retrieval; empty: the test split
     labelled: bool = True  # False: captions, no classes
-    finetune_recipe: str = "openvclip-k400"  # the same for fine-tuning
+    finetune_recipe: str = "openvclip-k400"  # default fine-tuning recipe
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset called `name`, or the user's folder or list of that path.
+    """Return the dataset called `name`, or the user's folder or list at that path.
 
-    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the others;
-    `hmdb51/few-shot-16` and `hmdb51/base-s1` are trained on by ViFi-CLIP's lists. Raises VactkError with the
-    nearest match when there is none.
+    `hmdb51/base` and `hmdb51/novel` are the more frequent half of a benchmark's classes and the rest;
+    `hmdb51/few-shot-16` and `hmdb51/base-s1` train on ViFi-CLIP's lists. Raises VactkError with the nearest match
+    for an unknown name.
     """
-    whole, _, part = name.partition("/")
-    benchmark = BENCHMARKS.get(ALIASES.get(whole.lower(), whole))
-    if benchmark is not None and part in HALVES:
-        return _half(benchmark, part)
-    if benchmark is not None and few_shot_list(part):
-        whole_or_half = _half(benchmark, "base") if part.startswith("base") else _public_dataset(benchmark)
-        return dataclasses.replace(whole_or_half, train_split=part)
+    base_name, _, subset = name.partition("/")
+    benchmark = BENCHMARKS.get(ALIASES.get(base_name.lower(), base_name))
+    if benchmark is not None and subset in HALVES:
+        return _half(benchmark, subset)
+    if benchmark is not None and few_shot_list(subset):
+        whole_or_half = _half(benchmark, "base") if subset.startswith("base") else _public_dataset(benchmark)
+        return dataclasses.replace(whole_or_half, train_split=subset)
     known = ALIASES.get(name.lower(), name)
-    if known not in DATASETS and is_user_data(name):
+    if known not in DATASETS and is_custom_dataset(name):
         return _user_dataset(Path(name))
     return pick(DATASETS, known, "dataset")
 
 
 def _user_dataset(path: Path) -> Dataset:
-    data = open_user_data(path)
+    data = open_custom_dataset(path)
 
     def load(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
         pick(dict.fromkeys(data.names()), split, f"split of {path}")

@@ -1,13 +1,13 @@
-"""The files under a folder, and which of them a list means."""
+"""The files under a folder, and the lookup of listed videos among them."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vactk.config import parse_json
 from vactk.data.annotations.classes import match_key
@@ -15,14 +15,12 @@ from vactk.data.annotations.entries import AnnotationEntry, bare_name
 from vactk.errors import VactkError
 from vactk.video.container import is_video_name
 
-INDEX_NAME = (
-    "vactk-index.json"  # what `vactk data prepare` leaves, so that large trees need not be walked again
-)
+INDEX_NAME = "vactk-index.json"  # written by `vactk data prepare`, so that large trees are walked once
 
 
 @dataclass(frozen=True)
 class FileTree:
-    """All files under a folder, hidden ones left out, as paths relative to it."""
+    """All files under a folder except hidden ones, as paths relative to it."""
 
     root: Path
     videos: tuple[str, ...]
@@ -31,7 +29,7 @@ class FileTree:
 
     @classmethod
     def scan(cls, root: Path, *, use_index: bool = True) -> FileTree:
-        """The files there, by the index file if there is one. Raises VactkError where `root` is no folder."""
+        """List the files, from the index file if there is one. Raises VactkError where `root` is not a folder."""
         if not root.is_dir():
             raise VactkError(f"there is no folder '{root}'")
         if use_index:
@@ -47,12 +45,12 @@ class FileTree:
         others = tuple(name for name in names if not is_video_name(name))
         return cls(root, videos, others, from_index)
 
-    def to_json(self) -> str:
-        """The content of an index file."""
-        return json.dumps({"version": 1, "files": [*self.videos, *self.others]}, indent=0)
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of an index file."""
+        return {"version": 1, "files": [*self.videos, *self.others]}
 
     def matching(self, *patterns: str) -> list[Path]:
-        """Files that are no videos whose name matches a pattern, by the first pattern first."""
+        """Return the files other than videos whose name matches a pattern, in the order of the patterns."""
         found = []
         for pattern in patterns:
             names = (name for name in self.others if PurePosixPath(name.lower()).match(pattern.lower()))
@@ -61,12 +59,12 @@ class FileTree:
 
 
 class VideoFinder:
-    """Finds the file of an entry: at its path, whatever the suffix, else by its name anywhere in the tree."""
+    """Finds the file of an entry: at its path with any video suffix, else by its name anywhere in the tree."""
 
     def __init__(self, tree: FileTree, entries: Sequence[AnnotationEntry]) -> None:
         self.tree = tree
         self._paths = {_without_suffix(path): path for path in reversed(tree.videos)}
-        self.num_ambiguous = 0  # entries that several files fit equally, of which the first was taken
+        self.num_ambiguous = 0  # entries with several equally good files, of which the first was taken
         self._videos = set(tree.videos)
         self._names: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
@@ -77,10 +75,10 @@ class VideoFinder:
         distinct = {_without_suffix(entry.video): entry.key for entry in entries}
         self._repeated = {name for name, count in Counter(distinct.values()).items() if count > 1}
         others = Counter(name for entry in entries for name in set(entry.other_names))
-        self._vague = {name for name, count in others.items() if count > 1}  # names of several entries
+        self._shared = {name for name, count in others.items() if count > 1}  # by several entries
 
     def find(self, entry: AnnotationEntry) -> Path | None:
-        """The file, or None where there is none that fits."""
+        """Return the file of an entry, or None."""
         written = Path(entry.video)
         if written.is_absolute() and written.is_file():
             return written
@@ -88,7 +86,7 @@ class VideoFinder:
             return self.tree.root / entry.video
         if _without_suffix(entry.video) in self._paths:
             return self.tree.root / self._paths[_without_suffix(entry.video)]
-        for name in (entry.video, *(name for name in entry.other_names if name not in self._vague)):
+        for name in (entry.video, *(name for name in entry.other_names if name not in self._shared)):
             key = bare_name(name)
             candidates = self._names.get(key) or self._folded.get(key.casefold(), [])
             path = self._choose(candidates, entry)
@@ -97,7 +95,7 @@ class VideoFinder:
         return None
 
     def _choose(self, candidates: list[str], entry: AnnotationEntry) -> str | None:
-        """The candidate in the folders that the entry names, or of its class; the only one otherwise."""
+        """Return the candidate in the entry's folders, or its class's; else the only one."""
         is_one_name = entry.key not in self._repeated
         if len(candidates) == 1 and is_one_name:
             return candidates[0]
@@ -113,7 +111,7 @@ class VideoFinder:
 
 
 def _common(wanted: list[str], path: str) -> int:
-    """How many folders, from the innermost out, are those wanted."""
+    """Count the folders, from the innermost out, that are those wanted."""
     folders = [match_key(part) for part in PurePosixPath(path).parts[:-1]][::-1]
     count = 0
     for one, other in zip(wanted, folders, strict=False):
@@ -129,7 +127,7 @@ def _without_suffix(path: str) -> str:
 
 
 def _walk(root: Path) -> list[str]:
-    """Links to folders are followed, each folder once."""
+    """List files, following links to folders, each folder once."""
     files, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -1,4 +1,4 @@
-"""Finds each benchmark's official annotation files in a tree, and reads them together."""
+"""Locating and reading each benchmark's official annotation files in a file tree."""
 
 from __future__ import annotations
 
@@ -7,47 +7,46 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from vactk.data.annotations.classes import known_classes, read_classes, read_word_table
+from vactk.data.annotations.classes import known_classes
 from vactk.data.annotations.entries import AnnotationEntry, Annotations
 from vactk.data.annotations.hmdb51 import read_hmdb51
 from vactk.data.annotations.kinetics import read_kinetics_csv, read_kinetics_json
-from vactk.data.annotations.lists import read_blank_list, read_comma_list, read_list
+from vactk.data.annotations.lists import read_list
 from vactk.data.annotations.msrvtt import read_caption_numbers, read_msrvtt_csv, read_msrvtt_json
 from vactk.data.annotations.ssv2 import read_ssv2_answers, read_ssv2_labels, read_ssv2_list
 from vactk.data.annotations.ucf101 import read_ucf101
 from vactk.data.file_tree import FileTree
-from vactk.errors import pick
 
-Reader = Callable[[FileTree], Annotations | None]  # None: the files are not there
+Locator = Callable[[FileTree], Annotations | None]  # None: there are no such files
 
 
 def locate_hmdb51(tree: FileTree) -> Annotations | None:
-    """The folder of `*_test_split1.txt` files, usually testTrainMulti_7030_splits."""
+    """Read the folder of `*_test_split1.txt` files, usually testTrainMulti_7030_splits."""
     found = tree.matching("*_test_split[0-9].txt")
     return read_hmdb51(found[0].parent) if found else None
 
 
 def locate_ucf101(tree: FileTree) -> Annotations | None:
-    """The folder of classInd.txt, usually ucfTrainTestlist."""
+    """Read the folder of classInd.txt, usually ucfTrainTestlist."""
     found = tree.matching("classInd.txt")
     return read_ucf101(found[0].parent) if found else None
 
 
-# ViFi-CLIP's lists of a few training videos, a name and a number a line, by the split that each is read as.
+# ViFi-CLIP's few-shot lists, a name and a number per line, by the prefix of the split that each is read as.
 FEW_SHOT_LISTS = {"few-shot-": "train1_few_shot_{}.txt", "base-s": "fs_base_s{}_train.txt"}
 
 
 def few_shot_list(split: str) -> str | None:
-    """The file that lists a split such as `few-shot-16` or `base-s1`; None for other splits."""
+    """Return the file name of the list of a split such as `few-shot-16` or `base-s1`; None for other splits."""
     prefix = split.rstrip("0123456789")
     return FEW_SHOT_LISTS[prefix].format(split[len(prefix) :]) if prefix in FEW_SHOT_LISTS else None
 
 
 def with_few_shot_lists(found: Annotations, train_split: str, tree: FileTree) -> Annotations:
-    """The same with a split for each of ViFi-CLIP's lists.
+    """Add a split for each of ViFi-CLIP's lists in the tree.
 
-    Classes are those of the training split's videos of these names: ViFi-CLIP's numbers of HMDB51 differ from its
-    own class table. A list of which no video is in the training split is another dataset's.
+    Labels are taken from the training split: ViFi-CLIP's numbers of HMDB51 differ from its own class table. A list
+    without any video of the training split belongs to another dataset and is ignored.
     """
     known = {entry.key: entry for entry in found.splits.get(train_split, ())}
     splits, problems = dict(found.splits), list(found.problems)
@@ -59,15 +58,15 @@ def with_few_shot_lists(found: Annotations, train_split: str, tree: FileTree) ->
                 continue
             split = f"{prefix}{path.name[len(before) : -len(after)]}"
             splits.setdefault(split, tuple(known[key] for key in keys if key in known))
-            strangers = [key for key in keys if key not in known]
-            if strangers:
-                such = f"that are not in {train_split}, such as '{strangers[0]}'"
-                problems.append(f"'{path}' lists {len(strangers):,} videos {such}")
+            others = [key for key in keys if key not in known]
+            if others:
+                such = f"that are not in {train_split}, such as '{others[0]}'"
+                problems.append(f"'{path}' lists {len(others):,} videos {such}")
     return dataclasses.replace(found, splits=splits, problems=tuple(problems))
 
 
-def locate_kinetics(dataset: str) -> Reader:
-    """Every CSV with Kinetics' columns, else the JSON lists; splits `train`, `val` and `test`."""
+def locate_kinetics(dataset: str) -> Locator:
+    """Return the locator of all CSV files with Kinetics' columns, else the JSON lists."""
 
     def find(tree: FileTree) -> Annotations | None:
         named = tree.matching("*.csv", "*.txt")
@@ -83,7 +82,7 @@ def locate_kinetics(dataset: str) -> Reader:
 
 
 def locate_ssv2(tree: FileTree) -> Annotations | None:
-    """The label table, the lists `train`, `val` and `test`, and the test's answers where they are there."""
+    """Read the label table, the lists `train`, `val` and `test`, and the test labels if present."""
     labels = tree.matching("*labels.json")
     splits = {}
     for name, pattern in {"train": "*train*.json", "val": "*validation*.json", "test": "*test*.json"}.items():
@@ -96,7 +95,7 @@ def locate_ssv2(tree: FileTree) -> Annotations | None:
     return Annotations(classes=read_ssv2_labels(labels[0]).classes, splits=splits)
 
 
-# The lists that name a split of MSR-VTT, in the order of preference.
+# Files that list a split of MSR-VTT, in the order of preference.
 MSRVTT_LISTS = {
     "train": ("train_list_full.txt",),
     "val": ("val_list_full.txt",),
@@ -108,10 +107,10 @@ MSRVTT_LISTS = {
 
 
 def locate_msrvtt(tree: FileTree) -> Annotations | None:
-    """The official splits `train`, `val`, `test`, all of them as `full`, and the lists of 1k-A.
+    """Read the official splits `train`, `val`, `test`, their union `full`, and the lists of 1k-A.
 
-    `test1k` is the test of 1k-A with its one caption a video; `train9k` and `train7k` are its training
-    lists, with the captions of the JSON. Without a list of 9k, it is all but the 1k videos.
+    `test1k` is the test split of 1k-A with its one caption per video; `train9k` and `train7k` are its training
+    lists, with the captions of the JSON. Without a list, `train9k` is all but the 1k videos.
     """
     found = [read_msrvtt_json(path) for path in tree.matching("MSRVTT_data*.json", "*videodatainfo*.json")]
     whole = [read_msrvtt_json(path) for path in tree.matching("MSR_VTT.json")]
@@ -125,9 +124,9 @@ def locate_msrvtt(tree: FileTree) -> Annotations | None:
             splits[name] = tuple(e if e.captions else by_id.get(e.video, e) for e in listed)
             problems += _without_captions(path, splits[name], by_id)
     if "test1k" not in splits:
-        tested, trouble = _jsfusion_test(tree, unsplit)
-        splits |= {"test1k": tested} if tested else {}
-        problems += trouble
+        test, why_not = _jsfusion_test(tree, unsplit)
+        splits |= {"test1k": test} if test else {}
+        problems += why_not
     if by_id:
         splits["full"] = tuple(by_id.values())
     if "test1k" in splits and by_id and "train9k" not in splits:
@@ -142,13 +141,13 @@ def _without_captions(
     bare = [entry.video for entry in entries if not entry.captions]
     if not bare or not by_id:
         return []
-    return [f"{path.name} lists {len(bare):,} videos that no caption describes, such as '{bare[0]}'"]
+    return [f"{path.name} lists {len(bare):,} videos without captions, such as '{bare[0]}'"]
 
 
 def _jsfusion_test(
     tree: FileTree, by_id: dict[str, AnnotationEntry]
 ) -> tuple[tuple[AnnotationEntry, ...], list[str]]:
-    """1k-A's test by its list of ids and the number of each video's caption, or why it cannot be told."""
+    """Return 1k-A's test split, by its lists of ids and of caption numbers, or why it cannot be read."""
     lists = tree.matching("val_list_jsfusion.txt", "jsfusion_val_list.txt")
     if not lists:
         return (), []
@@ -159,9 +158,9 @@ def _jsfusion_test(
         captions = by_id.get(listed.video, listed).captions
         number = numbers.get(listed.video, -1)
         if not 0 <= number < len(captions):
-            what = f"{lists[0].name} does not say with which caption 1k-A asks for '{listed.video}'"
+            what = f"{lists[0].name} does not say which caption 1k-A uses for '{listed.video}'"
             return (), [
-                f"{what}: add MSRVTT_JSFUSION_test.csv, or MSR_VTT.json and jsfusion_val_caption_idx.pkl"
+                f"{what}; add MSRVTT_JSFUSION_test.csv, or MSR_VTT.json and jsfusion_val_caption_idx.pkl"
             ]
         entries.append(dataclasses.replace(by_id[listed.video], captions=(captions[number],)))
     return tuple(entries), []
@@ -178,30 +177,3 @@ def _first_of_each(tables: Iterable[Annotations]) -> dict[str, tuple[AnnotationE
 def _is_kinetics(path: Path) -> bool:
     with path.open("rb") as file:
         return any(b"youtube_id" in line for line in islice(file, 1))
-
-
-def read_annotations(path: Path, form: str) -> Annotations:
-    """The content of an annotation file or folder of a format in FORMATS. Raises VactkError where it is not so."""
-    return pick(FORMATS, form, "annotation format")(path)
-
-
-def _classes_only(read: Callable[[Path], tuple[str, ...]]) -> Callable[[Path], Annotations]:
-    return lambda path: Annotations(classes=read(path))
-
-
-FORMATS: dict[str, Callable[[Path], Annotations]] = {
-    "hmdb51-splits": read_hmdb51,
-    "ucf101-splits": read_ucf101,
-    "kinetics-csv": read_kinetics_csv,
-    "kinetics-json": read_kinetics_json,
-    "ssv2-labels": read_ssv2_labels,
-    "ssv2-list": read_ssv2_list,
-    "ssv2-answers": read_ssv2_answers,
-    "msrvtt-json": read_msrvtt_json,
-    "msrvtt-csv": read_msrvtt_csv,
-    "comma-list": read_comma_list,
-    "blank-list": read_blank_list,
-    "list": read_list,
-    "classes": _classes_only(read_classes),
-    "words": _classes_only(read_word_table),
-}

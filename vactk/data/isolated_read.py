@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from vactk.child_processes import Parent, end_with, hear_signals, signals_held, this_process
-from vactk.data.worker_pool import CRASHES_ALLOWED, cause_of_death
+from vactk.data.worker_pool import CRASHES_ALLOWED, BatchLoader, ItemReader, cause_of_death
 from vactk.errors import VactkError
+from vactk.progress import Progress
 from vactk.video.container import VideoError
 
 T = TypeVar("T")
@@ -124,6 +125,26 @@ def read_isolated(read: Callable[[Path], T], video: Path, *, timeout_s: float = 
     """
     with IsolatedReader() as reader:
         return reader.call(video, read, video, timeout_s=timeout_s)
+
+
+def read_each(
+    items: ItemReader[int, T],
+    indices: Sequence[int],
+    *,
+    workers: int,
+    timeout_s: float,
+    progress: Progress | None = None,
+) -> Iterator[T]:
+    """Yield `items[index]` for each index, in order, read by workers; `items.failed` where one hangs or crashes."""
+    loader = BatchLoader(items, [[index] for index in indices], _only, workers=workers, timeout_s=timeout_s)
+    for done, item in enumerate(loader, 1):
+        yield item
+        if progress is not None:
+            progress(done, len(indices))
+
+
+def _only(items: list[T]) -> T:
+    return items[0]
 
 
 class _Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where datasets lie: by --data-root, by the environment, or by the user's configuration file."""
+"""Folders to look for datasets in: --data-root, environment variables, the user's configuration file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CONFIG_KEYS = ("data", "datasets")
 
 
 class DataLocation(NamedTuple):
-    """A folder in which a dataset may lie, and who says so."""
+    """A folder that may hold a dataset, and the setting that names it."""
 
     folder: Path
-    said_by: str
+    set_by: str
 
 
 def data_locations(
     dataset: str, folder_names: Sequence[str], data_root: Path | None = None
 ) -> list[DataLocation]:
-    """Where to look for a dataset, the most particular first; folders need not exist.
+    """Return the folders to look for a dataset in, the most specific setting first; they need not exist.
 
-    A place that is said for all datasets is looked at under the dataset's own folder names, then itself.
-    With `data_root`, only there. Raises VactkError for a configuration file that says anything else.
+    Within each folder, existing subfolders with one of the dataset's `folder_names` come first, then the folder
+    itself. With `data_root`, only there. Raises VactkError for unknown keys in the configuration file.
     """
     if data_root is not None:
         return _inside(DataLocation(data_root, "--data-root"), folder_names)
@@ -42,9 +42,9 @@ def data_locations(
     return found + _configured(dataset, folder_names)
 
 
-def _inside(place: DataLocation, folder_names: Sequence[str]) -> list[DataLocation]:
-    children = [DataLocation(place.folder / name, place.said_by) for name in folder_names]
-    return [*(child for child in children if child.folder.is_dir()), place]
+def _inside(location: DataLocation, folder_names: Sequence[str]) -> list[DataLocation]:
+    children = [DataLocation(location.folder / name, location.set_by) for name in folder_names]
+    return [*(child for child in children if child.folder.is_dir()), location]
 
 
 def _configured(dataset: str, folder_names: Sequence[str]) -> list[DataLocation]:
@@ -59,7 +59,7 @@ def _configured(dataset: str, folder_names: Sequence[str]) -> list[DataLocation]
     if not isinstance(datasets, dict):
         raise VactkError(f"'{path}': datasets must be `name: folder` lines")
     found = []
-    for said, where in ((f"datasets.{dataset}", datasets.get(dataset)), ("data", values.get("data"))):
-        if where:
-            found += _inside(DataLocation(Path(str(where)).expanduser(), f"{said} in {path}"), folder_names)
+    for key, folder in ((f"datasets.{dataset}", datasets.get(dataset)), ("data", values.get("data"))):
+        if folder:
+            found += _inside(DataLocation(Path(str(folder)).expanduser(), f"{key} in {path}"), folder_names)
     return found

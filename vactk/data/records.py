@@ -1,4 +1,4 @@
-"""What a dataset is: records of videos, and the classes that their labels count through."""
+"""A split of a dataset: video records, the classes of their labels, a report on its list."""
 
 from __future__ import annotations
 
@@ -6,41 +6,38 @@ import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vactk.errors import VactkError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One video, or the part of it between two times, with what is known about it."""
+    """One video, or the segment between two times, with its label and captions."""
 
     video: Path
     label: int | None = None  # index into the classes of its VideoSet
     start_s: float | None = None
     end_s: float | None = None
     captions: tuple[str, ...] = ()
-    name: str = ""  # as its list calls it, without folders and suffix
-    length_s: float | None = None  # how long its list says it is
+    name: str = ""  # as listed, without folders and suffix
+    length_s: float | None = None  # as listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSet:
     """One split of a dataset.
 
-    Raises VactkError when classes cannot be told apart by their words, or a label is outside of them.
+    Raises VactkError when two classes have the same words, or a label is out of range.
     """
 
     name: str
     split: str
-    classes: tuple[str, ...]  # the original label of each class: the key
-    words: tuple[str, ...]  # the same classes as words that can be shown to CLIP
+    classes: tuple[str, ...]  # original labels, in the order of their numbers
+    words: tuple[str, ...]  # the same classes as text for CLIP
     records: tuple[Record, ...]
-    missing: frozenset[int] = frozenset()  # places of records whose file is not on disk
-    report: ListingReport | None = None  # what did not fit when it was read
+    missing: frozenset[int] = frozenset()  # indices of records whose file is not on disk
+    report: ListingReport | None = None  # None where there was no list to check
 
     def __post_init__(self) -> None:
         if len(self.words) != len(self.classes):
@@ -48,7 +45,7 @@ class VideoSet:
         seen: dict[str, str] = {}
         for label, words in zip(self.classes, self.words, strict=True):
             if not words.strip():
-                raise VactkError(f"class '{label}' of {self.name} has no words that could be shown to CLIP")
+                raise VactkError(f"class '{label}' of {self.name} has no words for CLIP")
             if words in seen:
                 raise VactkError(
                     f"classes '{seen[words]}' and '{label}' of {self.name} are the same in words: '{words}'"
@@ -61,30 +58,30 @@ class VideoSet:
                 )
 
     def present(self, excluded: Collection[Path] = ()) -> VideoSet:
-        """The same without the records whose files are not on disk, or are excluded: to train on."""
+        """Return the set without records whose files are missing or excluded."""
         if not self.missing and not excluded:
             return self
         records = tuple(
             record
-            for place, record in enumerate(self.records)
-            if place not in self.missing and record.video not in excluded
+            for index, record in enumerate(self.records)
+            if index not in self.missing and record.video not in excluded
         )
         return dataclasses.replace(self, records=records, missing=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListingReport:
-    """What is wrong with a list, or with the files that it names."""
+    """Problems of a list of videos, and of the files that it names."""
 
     num_listed: int
-    missing: tuple[str, ...] = ()  # videos that are not on disk, as written
+    missing: tuple[str, ...] = ()  # videos not on disk, as listed
     duplicated: tuple[str, ...] = ()  # listed more than once
-    unknown_labels: tuple[str, ...] = ()  # a line each, with the nearest class
+    unknown_labels: tuple[str, ...] = ()  # one message per label, with the nearest class
     empty_classes: tuple[str, ...] = ()  # classes without a video
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """A line for each kind of trouble, with the first case of it."""
+        """Return one line per kind of problem, with an example."""
         kinds = {
             "of {n} listed videos are not on disk": self.missing,
             "of {n} videos are listed more than once": self.duplicated,
@@ -98,7 +95,7 @@ class ListingReport:
         return [*found, *self.unknown_labels, *self.notes]
 
     def to_json(self) -> dict[str, Any]:
-        """The whole report."""
+        """Return the report as JSON values."""
         return {
             "listed": self.num_listed,
             "missing": list(self.missing),

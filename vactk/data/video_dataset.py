@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vactk.data.batch_sampler import Key, TrainBatches, derive_seed
-from vactk.data.clip_cache import ClipCache
+from vactk.data.clip_cache import FrameCache
 from vactk.data.config import DataConfig, ImageSpec, OpenVCLIPSampling, Sampling
 from vactk.data.records import Record
 from vactk.data.worker_pool import BatchLoader
@@ -24,7 +24,7 @@ from vactk.video.transforms import eval_transform, train_transform
 
 
 def released_sampling(config: DataConfig, dataset: str) -> DataConfig:
-    """The settings to test with on a dataset, where those of the sampling leave that to the release."""
+    """Return `config` for evaluation on `dataset`, with `starts: release` resolved as the released scripts do."""
     sampling = config.sampling
     if not isinstance(sampling, OpenVCLIPSampling) or sampling.starts != "release":
         return config
@@ -33,21 +33,21 @@ def released_sampling(config: DataConfig, dataset: str) -> DataConfig:
 
 
 class ReadError(NamedTuple):
-    """A video that could not be read, or not to its end."""
+    """A video that could not be read, or only in part."""
 
-    place: int  # in the records
+    record_index: int
     video: str
     message: str
 
 
-SHORT = "are shorter than a view, which repeats frames of theirs"
-UNTIMED = "have frames without time stamps, which are taken to be evenly spaced"
-NO_RATE = "have no frame rate in their headers, for which the average of their time stamps stands"
-UNCOUNTED = "have no number of frames in their headers, for which those that decode are counted"
+SHORT = "are shorter than a view; frames are repeated"
+UNTIMED = "have frames without time stamps; even spacing is assumed"
+NO_RATE = "have no frame rate in their headers; the mean rate of their time stamps is used"
+UNCOUNTED = "have no frame count in their headers; the decoded frames are counted"
 
 
 def sampling_notes(sampling: Sampling, timeline: Timeline, num_frames: int) -> tuple[str, ...]:
-    """What had to be chosen for a video, as what is said of all such videos."""
+    """Return the assumptions made in sampling a video, worded to follow "N videos"."""
     notes = [SHORT] if timeline.num_frames < sampling.span(timeline, num_frames) else []
     if isinstance(sampling, OpenVCLIPSampling):
         stated = timeline.stated
@@ -61,44 +61,45 @@ def sampling_notes(sampling: Sampling, timeline: Timeline, num_frames: int) -> t
 
 
 class VideoSample(NamedTuple):
-    """One record, read or failed."""
+    """One record: its views, or the error that prevented reading it."""
 
-    place: int  # in the records
+    record_index: int
     label: int
-    views: Tensor | None  # (V, T, 3, H, W); None where nothing could be read
-    problem: ReadError | None
-    notes: tuple[str, ...] = ()  # what had to be chosen in sampling it
-    draw: float = 0.0  # uniform in [0, 1): chooses what else there is several of, such as descriptions
+    views: Tensor | None  # (V, T, 3, H, W) float32; None where nothing could be read
+    error: ReadError | None  # with `views`: only a part could be read
+    notes: tuple[str, ...] = ()  # from `sampling_notes`
+    random_draw: float = 0.0  # uniform in [0, 1): picks one of several descriptions, for example
 
 
 class Batch(NamedTuple):
-    """Videos of one step. Failed ones are not among the tensors."""
+    """The videos of one step. Unreadable ones are not in the tensors."""
 
     video: Tensor  # (B, V, T, 3, H, W)
     labels: Tensor  # (B,) int64, -1 where unknown
-    places: Tensor  # (B,) int64, in the records
-    draws: Tensor  # (B,) float32, uniform in [0, 1)
+    indices: Tensor  # (B,) int64, into the records
+    random_draws: Tensor  # (B,) float32, uniform in [0, 1)
     failures: list[ReadError]
     partial: list[ReadError]  # read as far as they go
-    notes: list[str]  # what had to be chosen, once for each video that it was chosen for
+    notes: list[str]  # from `sampling_notes`, once per video concerned
 
 
 class VideoDataset(Dataset[VideoSample]):
-    """Records read on demand. A key (epoch, index) fixes every random choice, whichever process reads it."""
+    """Records read on demand. The key (epoch, index) fixes every random choice, whichever process reads it."""
 
     def __init__(
-        self, records: Sequence[Record], config: DataConfig, picture: ImageSpec, *, train: bool, seed: int = 0
+        self, records: Sequence[Record], config: DataConfig, image: ImageSpec, *, train: bool, seed: int = 0
     ) -> None:
+        """Raises VactkError where the cache in `config` is absent, or its frames are smaller than the model's."""
         self.records = records
         self.config = config
         self.train = train
         self.seed = seed
-        self.picture = picture
-        self.cache = ClipCache(Path(config.cache)) if train and config.cache else None
-        if self.cache is not None and self.cache.short_side < picture.size:
+        self.image = image
+        self.cache = FrameCache(Path(config.cache)) if train and config.cache else None
+        if self.cache is not None and self.cache.short_side < image.size:
             raise VactkError(
                 f"the cache in '{config.cache}' has frames of {self.cache.short_side} pixels, fewer than the "
-                f"model's {picture.size}: make it with --short-side {picture.size} or more"
+                f"model's {image.size}; rebuild it with --short-side {image.size} or more"
             )
 
     def __len__(self) -> int:
@@ -115,12 +116,12 @@ class VideoDataset(Dataset[VideoSample]):
                 views, warning, notes = self._read(record)
             except VideoError as error:
                 return VideoSample(index, label, None, ReadError(index, str(record.video), str(error)))
-            draw = float(torch.rand(()))
-        problem = None if warning is None else ReadError(index, str(record.video), warning)
-        return VideoSample(index, label, views, problem, notes, draw)
+            random_draw = float(torch.rand(()))
+        partial = None if warning is None else ReadError(index, str(record.video), warning)
+        return VideoSample(index, label, views, partial, notes, random_draw)
 
     def failed(self, key: Key, reason: str) -> VideoSample:
-        """What stands for a record whose reading hung or crashed."""
+        """Return the sample of a record whose decoder hung or crashed."""
         index = key[1]
         record = self.records[index]
         label = -1 if record.label is None else record.label
@@ -128,7 +129,7 @@ class VideoDataset(Dataset[VideoSample]):
         return VideoSample(index, label, None, ReadError(index, str(record.video), message))
 
     def _read(self, record: Record) -> tuple[Tensor, str | None, tuple[str, ...]]:
-        """(V, T, 3, H, W), one view in training, temporal views x crops in testing; what was wrong, or chosen."""
+        """Return (views (V, T, 3, H, W), warning, notes); V is 1 in training, else temporal views x crops."""
         config, views = self.config, 1 if self.train else self.config.views
         notes: tuple[str, ...] = ()
 
@@ -142,49 +143,49 @@ class VideoDataset(Dataset[VideoSample]):
             sample = sample_video(
                 record.video, sampler, decoder=config.decoder, start_s=record.start_s, end_s=record.end_s
             )
-        clips = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
+        frames = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
-            transform = train_transform(config.transform, *self.picture)
-            return transform(clips[0])[None], sample.warning, notes
-        crops = eval_transform(config.transform, *self.picture)
-        return torch.cat([crops(clip) for clip in clips]), sample.warning, notes
+            transform = train_transform(config.transform, *self.image)
+            return transform(frames[0])[None], sample.warning, notes
+        crops = eval_transform(config.transform, *self.image)
+        return torch.cat([crops(view) for view in frames]), sample.warning, notes
 
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchLoader[Key, VideoSample, Batch]:
-    """Batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
-    size = batches.batch_size // (batches.world * batches.parts)
+    """Load micro-batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
+    size = batches.batch_size // (batches.world * batches.micro_batches)
     return _loader(dataset, batches, size)
 
 
 def eval_loader(
     dataset: VideoDataset, batch_size: int, *, rank: int = 0, world: int = 1
 ) -> BatchLoader[Key, VideoSample, Batch]:
-    """Every `world`-th record from `rank` on, in order: nothing repeated, nothing dropped."""
+    """Load every `world`-th record from `rank` on, in order, none repeated or dropped."""
     keys = [(0, index) for index in range(rank, len(dataset), world)]
     batch_size = min(batch_size, max(1, len(keys)))
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
     return _loader(dataset, batches, batch_size * dataset.config.views * dataset.config.transform.eval_crops)
 
 
-def collate(items: list[VideoSample]) -> Batch:
-    """Items as one batch, failures apart."""
-    read = [item for item in items if item.views is not None]
-    video = torch.stack([item.views for item in read if item.views is not None]) if read else torch.empty(0)
+def collate(samples: list[VideoSample]) -> Batch:
+    """Stack samples into one batch, with unreadable videos listed apart."""
+    read = [sample for sample in samples if sample.views is not None]
+    views = [sample.views for sample in read if sample.views is not None]
     return Batch(
-        video=video,
-        labels=torch.tensor([item.label for item in read], dtype=torch.long),
-        places=torch.tensor([item.place for item in read], dtype=torch.long),
-        draws=torch.tensor([item.draw for item in read], dtype=torch.float32),
-        failures=[item.problem for item in items if item.problem is not None and item.views is None],
-        partial=[item.problem for item in items if item.problem is not None and item.views is not None],
-        notes=[note for item in items for note in item.notes],
+        video=torch.stack(views) if views else torch.empty(0),
+        labels=torch.tensor([sample.label for sample in read], dtype=torch.long),
+        indices=torch.tensor([sample.record_index for sample in read], dtype=torch.long),
+        random_draws=torch.tensor([sample.random_draw for sample in read], dtype=torch.float32),
+        failures=[s.error for s in samples if s.error is not None and s.views is None],
+        partial=[s.error for s in samples if s.error is not None and s.views is not None],
+        notes=[note for sample in samples for note in sample.notes],
     )
 
 
 def _loader(
     dataset: VideoDataset, batches: Iterable[list[Key]], num_views: int
 ) -> BatchLoader[Key, VideoSample, Batch]:
-    config, size = dataset.config, dataset.picture.size
+    config, size = dataset.config, dataset.image.size
     return BatchLoader(
         dataset,
         batches,
@@ -192,13 +193,13 @@ def _loader(
         workers=config.num_workers,
         timeout_s=config.timeout_s,
         batch_bytes=num_views * config.num_frames * 3 * size * size * 4,
-        finish=_pinned if torch.cuda.is_available() else _as_it_is,
+        finish=_pin if torch.cuda.is_available() else _keep,
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _keep(batch: Batch) -> Batch:
     return batch
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pin(batch: Batch) -> Batch:
     return batch._replace(video=batch.video.pin_memory())

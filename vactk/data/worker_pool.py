@@ -1,4 +1,4 @@
-"""Batches read ahead by worker processes, any of which may hang or die without ending the run."""
+"""Loading batches in worker processes, any of which may hang or crash without ending the run."""
 
 from __future__ import annotations
 
@@ -28,40 +28,38 @@ Item = TypeVar("Item")
 ItemOut = TypeVar("ItemOut", covariant=True)
 Batch = TypeVar("Batch")
 
-DEPTH = 2  # batches that a worker is given at once: one to read, and one so that it need not wait
+DEPTH = 2  # batches queued per worker: one to read, and one so that it never waits
 POLL_S = 0.5
-CRASHES_ALLOWED = (
-    2  # of workers on one item: the first may have been another's doing, such as a lack of memory
-)
+CRASHES_ALLOWED = 2  # of workers on one item; the first may have another cause, such as a lack of memory
 SHARED_MEMORY = "/dev/shm"
 
 
 class ItemReader(Protocol[KeyIn, ItemOut]):
-    """What is read."""
+    """Reads items by key, in a worker process."""
 
     def __getitem__(self, key: KeyIn, /) -> ItemOut: ...
 
     def failed(self, key: KeyIn, reason: str, /) -> ItemOut:
-        """What stands for an item on which a worker was lost."""
+        """Return the replacement for an item on which a worker hung or crashed."""
         ...
 
 
 @dataclass
 class Task(Generic[Key]):
-    """A batch to read."""
+    """A batch to read, with the crashes and losses on its items so far."""
 
     number: int
     keys: Sequence[Key]
-    crashes: dict[int, int] = field(default_factory=dict)  # by the place in `keys`
-    lost: dict[int, str] = field(default_factory=dict)  # places given up, and why
+    crashes: dict[int, int] = field(default_factory=dict)  # by index into `keys`
+    lost: dict[int, str] = field(default_factory=dict)  # {index into `keys`: why the item was given up}
 
 
 class BatchLoader(Generic[Key, Item, Batch]):
-    """Iterates over batches, in their order, each read whole by one worker.
+    """Iterates over batches in order, each read by one worker.
 
-    An item on which a worker takes longer than `timeout_s`, or twice dies, comes as the source's `failed`; a
-    new worker takes the place of the lost one. Without workers everything is read here, unprotected. A signal
-    that is put off ends the iteration, by Stopped.
+    An item on which a worker takes longer than `timeout_s`, or crashes twice, is replaced by the source's `failed`;
+    a new worker replaces the lost one. Without workers, everything is read in this process, unprotected. A deferred
+    signal ends the iteration with Stopped.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class BatchLoader(Generic[Key, Item, Batch]):
         finish: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
         self.source = source
-        self.finish = finish  # done to each batch in this process
+        self.finish = finish  # applied to each batch in this process
         self.batches = batches
         self.collate = collate
         self.timeout_s = timeout_s
@@ -87,7 +85,7 @@ class BatchLoader(Generic[Key, Item, Batch]):
             for keys in self.batches:
                 yield self.finish(self.collate([self._read(key) for key in keys]))
             return
-        crew = [_Worker(self.source, self.collate, self.shared) for _ in range(self._crew_size())]
+        workers = [_Worker(self.source, self.collate, self.shared) for _ in range(self._num_needed())]
         tasks = (Task(number, keys) for number, keys in enumerate(self.batches))
         done: dict[int, Batch] = {}
         number = 0
@@ -95,49 +93,51 @@ class BatchLoader(Generic[Key, Item, Batch]):
             while True:
                 interrupt.check()
                 for _ in range(DEPTH):
-                    for worker in sorted(crew, key=lambda worker: len(worker.tasks)):
-                        if len(worker.tasks) < DEPTH and len(done) < DEPTH * len(crew):
+                    for worker in sorted(workers, key=lambda worker: len(worker.tasks)):
+                        if len(worker.tasks) < DEPTH and len(done) < DEPTH * len(workers):
                             _give_next(worker, tasks)
                 if number in done:
                     yield self.finish(done.pop(number))
                     number += 1
-                elif not any(worker.tasks for worker in crew):
+                elif not any(worker.tasks for worker in workers):
                     return
                 else:
-                    self._collect(crew, done)
+                    self._collect(workers, done)
         finally:
-            for worker in crew:
+            for worker in workers:
                 worker.stop()
 
     def _read(self, key: Key) -> Item:
         interrupt.check()
         return self.source[key]
 
-    def _crew_size(self) -> int:
-        """No more workers than batches."""
+    def _num_needed(self) -> int:
+        """Return the number of workers, at most the number of batches."""
         count = len(self.batches) if isinstance(self.batches, Sized) else self.workers
         return min(self.workers, max(1, count))
 
-    def _collect(self, crew: list[_Worker], done: dict[int, Batch]) -> None:
-        """What workers have finished; and new workers for those that hang or died."""
-        busy = [worker for worker in crew if worker.tasks]
+    def _collect(self, workers: list[_Worker], done: dict[int, Batch]) -> None:
+        """Receive finished batches, and replace workers that hang or have died."""
+        busy = [worker for worker in workers if worker.tasks]
         waited = [worker.connection for worker in busy] + [worker.process.sentinel for worker in busy]
         with interrupt.at_once():
             wait(waited, timeout=min(POLL_S, self.timeout_s))
         for worker in busy:
-            alive = worker.process.is_alive()  # before reading: what it sent until then is there
+            alive = worker.process.is_alive()  # before receiving: all that it sent has arrived
             if not worker.receive(done):
                 alive = False
             if alive and worker.is_late(self.timeout_s):
-                crew[crew.index(worker)] = self._replace(worker, f"reading it took over {self.timeout_s:g} s")
+                workers[workers.index(worker)] = self._replace(
+                    worker, f"reading it took over {self.timeout_s:g} s"
+                )
             elif not alive and worker.tasks:
-                crew[crew.index(worker)] = self._replace(worker, None)
+                workers[workers.index(worker)] = self._replace(worker, None)
 
     def _replace(self, worker: _Worker, reason: str | None) -> _Worker:
-        """A new worker with the tasks of a lost one. `reason` to give up the item at hand; None: it died."""
+        """Return a new worker with the tasks of a lost one; with `reason`, its current item is given up."""
         number, place, reading = worker.number, worker.place, worker.started_s > 0
         worker.stop()
-        # It may have died with finished batches on their way: those are read again, and blamed for nothing.
+        # It may have died with finished batches in transit: these are read again, and not counted as crashed.
         task = next((task for task in worker.tasks if task.number == number), worker.tasks[0])
         crashes = task.crashes[place] = task.crashes.get(place, 0) + 1
         if reason is None and crashes >= CRASHES_ALLOWED:
@@ -157,40 +157,38 @@ class BatchLoader(Generic[Key, Item, Batch]):
 
 
 class _Worker:
-    """A process that reads batches, as seen from the one that trains."""
+    """A worker process, as seen from the parent process."""
 
     def __init__(self, source: Any, collate: Callable[[list[Any]], Any], shared: bool) -> None:
         context = torch.multiprocessing.get_context()
         try:
             get_temp_dir()  # of this process, which removes it: workers are killed, and would leave theirs behind
             self.connection, theirs = context.Pipe()
-            self._pulse = context.RawArray(
-                "d", 3
-            )  # when the item at hand was begun, 0 if none is; its place; its batch
+            self._heartbeat = context.RawArray("d", 3)  # current item: start time, 0 if none; index; batch
             parent = this_process(context.get_start_method())
             self.process = context.Process(
-                target=_work, args=(parent, source, collate, theirs, self._pulse, shared), daemon=True
+                target=_work, args=(parent, source, collate, theirs, self._heartbeat, shared), daemon=True
             )
             with signals_held():
                 self.process.start()
         except OSError as error:
             raise VactkError(
-                f"cannot start a process that reads videos: {error.strerror}; --workers 0 goes without"
+                f"cannot start a data-loading worker: {error.strerror}; --workers 0 needs none"
             ) from error
         theirs.close()
-        self.tasks: list[Task[Any]] = []  # in the order in which they are read
+        self.tasks: list[Task[Any]] = []  # in reading order
 
     @property
     def started_s(self) -> float:
-        return self._pulse[0]
+        return self._heartbeat[0]
 
     @property
     def place(self) -> int:
-        return int(self._pulse[1])
+        return int(self._heartbeat[1])
 
     @property
     def number(self) -> int:
-        return int(self._pulse[2])
+        return int(self._heartbeat[2])
 
     def is_late(self, timeout_s: float) -> bool:
         started_s = self.started_s
@@ -198,11 +196,11 @@ class _Worker:
 
     def give(self, task: Task[Any]) -> None:
         self.tasks.append(task)
-        with contextlib.suppress(OSError):  # it has died: seen when its results are collected
+        with contextlib.suppress(OSError):  # it has died, which `receive` reports
             self.connection.send((task.number, task.keys, task.lost))
 
     def receive(self, done: dict[int, Any]) -> bool:
-        """Take the batches that are ready. False where the worker is lost."""
+        """Add finished batches to `done`; return False if the worker is lost."""
         try:
             while self.connection.poll():
                 number, batch, error = self.connection.recv()
@@ -223,15 +221,15 @@ class _Worker:
 
 
 def fit_memory(workers: int, batch_bytes: int) -> tuple[int, bool]:
-    """(workers, whether tensors go through shared memory) for what shared memory has room for.
+    """Return (number of workers, whether tensors go through shared memory) that fit the shared memory.
 
-    Containers often have 64 MB of it, which a batch can exceed; then batches go through pipes, more slowly.
+    Containers often have 64 MB of it, which a batch can exceed; batches then go through pipes, more slowly.
     """
     try:
         free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:  # not a system that has it under this name
+    except OSError:  # systems without this folder
         return workers, True
-    in_flight = (DEPTH * 2) * batch_bytes  # of each worker: given, and read and not yet taken
+    in_flight = (DEPTH * 2) * batch_bytes  # per worker: queued, and read but not yet taken
     if workers * in_flight <= free or not batch_bytes:
         return workers, True
     fitting = free // in_flight
@@ -239,7 +237,7 @@ def fit_memory(workers: int, batch_bytes: int) -> tuple[int, bool]:
 
 
 def usable_processors() -> int:
-    """Processors that this process may run on, shared out over the processes of a launch on this machine."""
+    """Return the number of CPUs for this process, divided among the processes of a launch on this machine."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
@@ -256,13 +254,13 @@ def _work(
     source: Any,
     collate: Callable[[list[Any]], Any],
     connection: Connection,
-    pulse: Any,
+    heartbeat: Any,
     shared: bool,
 ) -> None:
-    """The life of a worker."""
+    """Run a worker process."""
     end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too: the main process ends them
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the main process does on it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the main process ends them
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the main process installed
     hear_signals()
     torch.set_num_threads(1)
     while True:
@@ -276,24 +274,24 @@ def _work(
                 if place in lost:
                     items.append(source.failed(key, lost[place]))
                     continue
-                pulse[1], pulse[2] = place, number
-                pulse[0] = time.monotonic()
+                heartbeat[1], heartbeat[2] = place, number
+                heartbeat[0] = time.monotonic()
                 items.append(source[key])
-                pulse[0] = 0.0
+                heartbeat[0] = 0.0
             batch = collate(items)
             connection.send((number, batch if shared else _to_bytes(batch), None))
         except (BrokenPipeError, ConnectionResetError):
             return
-        except VactkError as error:  # such as a full disk, for what is read and written again
-            pulse[0] = 0.0
+        except VactkError as error:  # such as a full disk, for readers that write files
+            heartbeat[0] = 0.0
             connection.send((number, None, VactkError(str(error))))
         except Exception:
-            pulse[0] = 0.0
+            heartbeat[0] = 0.0
             connection.send((number, None, traceback.format_exc()))
 
 
 def _to_bytes(batch: Any) -> Any:
-    """Tensors as arrays, which go through pipes by their bytes."""
+    """Turn tensors into arrays, whose bytes go through pipes."""
     if not hasattr(batch, "_fields"):
         return batch
     return type(batch)(*(part.numpy() if isinstance(part, torch.Tensor) else part for part in batch))

@@ -108,7 +108,7 @@ class Model(VideoModel):
         for batch in eval_loader(dataset, self.evaluation.batch_size):
             if batch.failures:
                 raise VactkError(batch.failures[0].message)
-            own = [keys[index] for index in batch.places.tolist()]
+            own = [keys[index] for index in batch.indices.tolist()]
             found |= dict(zip(own, self._embed(batch.video), strict=True))
         return found
 

@@ -188,16 +188,15 @@ CLASS_RULES: dict[str, Callable[[Protocol, VideoSet, Path | None], Choice]] = {
 
 def _listed_splits(protocol: Protocol, benchmark: Benchmark, tree: FileTree) -> Iterator[_SplitVideos]:
     """Read each record list, whose numeric labels index its own class table."""
-    index = ClassIndex(tuple(known_classes(benchmark.name)), benchmark.name)
+    known = known_classes(benchmark.name)
+    index = ClassIndex(tuple(known), benchmark.name, known)
     for draw in range(1, protocol.draws + 1):
         table = _find_file(tree, protocol.class_tables, draw, protocol, "class table")
         listing = _find_file(tree, protocol.lists, draw, protocol, "record list")
         labels = read_classes(table)
         entries = [_named(entry, labels, listing) for entry in read_list(listing).entries]
         name = f"split {draw}"
-        videos = match_entries(
-            entries, index, tree, name=benchmark.name, split=name, words=known_classes(benchmark.name)
-        )
+        videos = match_entries(entries, index, tree, name=benchmark.name, split=name)
         yield _SplitVideos(name, videos, _numbers(index, labels, protocol))
 
 

@@ -100,7 +100,7 @@ def score_variants(
             notes.update(batch.notes)
             _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
             for variant, found in zip(variants, rows, strict=True):
-                if len(batch.places):
+                if len(batch.indices):
                     variant.prepare()
                     found.extend(_score_batch(model, batch, variant, accelerator, data.view_mean))
             if progress is not None:
@@ -148,7 +148,7 @@ def _score_batch(
     means = {name: mean_over_views(values, num_views, view_mean).cpu() for name, values in logits.items()}
     for name, values in plain.items():
         means[name] = values.unflatten(0, (-1, num_views)).mean(dim=1).cpu()
-    return [(int(index), {name: means[name][i] for name in means}) for i, index in enumerate(batch.places)]
+    return [(int(index), {name: means[name][i] for name in means}) for i, index in enumerate(batch.indices)]
 
 
 def mean_over_views(logits: Tensor, num_views: int, view_mean: str) -> Tensor:

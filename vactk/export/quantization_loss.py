@@ -70,7 +70,7 @@ def int8_accuracy_drop(
     labels: list[int] = []
     image = ImageSpec(model.backbone.image_size, model.backbone.mean, model.backbone.std)
     for batch in eval_loader(VideoDataset(videos.records, data, image, train=False), BATCH):
-        if not len(batch.places):
+        if not len(batch.indices):
             continue
         views = batch.video.flatten(0, 1)  # (B*V, T, 3, H, W)
         labels += batch.labels.tolist()

@@ -154,8 +154,8 @@ class _Export:
         for number in range(len(records)):
             sample = dataset[0, number]
             if sample.views is None:
-                assert sample.problem is not None
-                raise VactkError(f"cannot check on a real video: {sample.problem.message}")
+                assert sample.error is not None
+                raise VactkError(f"cannot check on a real video: {sample.error.message}")
             views.append(sample.views)
         return views
 

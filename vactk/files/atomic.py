@@ -1,9 +1,10 @@
-"""Files that are either there whole or not there: written under a temporary name, flushed, renamed."""
+"""Atomic writes: under a temporary name, flushed to disk, renamed."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vactk.errors import VactkError
 
@@ -20,10 +22,10 @@ _LEFTOVER = re.compile(rf"\..+{TEMPORARY}")
 
 @contextlib.contextmanager
 def atomic_path(path: Path, option: str = "--output") -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on leaving it is flushed to disk and takes `path`'s place.
+    """Yield a temporary path to write to; on leaving, it is flushed to disk and replaces `path`.
 
-    Whatever goes wrong, `path` keeps its former content and the temporary file goes. Raises VactkError, with
-    the way out, when the disk is full or the folder cannot be written; `option` is what chose the path.
+    On any error `path` keeps its content and the temporary file is removed. Raises VactkError, which names the
+    command-line `option` that chose the path, when the disk is full or the folder is not writable.
     """
     temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -42,13 +44,18 @@ def atomic_path(path: Path, option: str = "--output") -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` into `path`, atomically. Raises VactkError as `atomic_path` does."""
+    """Write `text` to `path` atomically, as UTF-8. Raises VactkError as `atomic_path` does."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write `value` to `path` atomically, as JSON. Raises VactkError as `atomic_path` does."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files in `folder` of processes of this machine that were killed while they wrote."""
+    """Remove the temporary files in `folder` that killed processes of this machine left."""
     for path in folder.glob(".*.tmp"):
         found = _LEFTOVER.fullmatch(path.name)
         if found and found.group(1) == _host() and not _is_alive(int(found.group(2))):
@@ -87,7 +94,7 @@ def _way_out(error: OSError, option: str) -> str:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises VactkError where `path` is a file, or a folder that holds something."""
+    """Raise VactkError if `path` is a file, or a folder that is not empty."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists() or path.is_symlink():
@@ -97,7 +104,7 @@ def refuse_existing(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to write to; on leaving it takes `path`'s place. On failure nothing stays.
+    """Yield a temporary folder to write to; on leaving, it becomes `path`. On failure nothing is left.
 
     Raises VactkError as `refuse_existing` and `atomic_path` do.
     """

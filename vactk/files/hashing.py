@@ -9,7 +9,7 @@ from vactk.errors import VactkError
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises VactkError when it cannot be read."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises VactkError when it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

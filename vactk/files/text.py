@@ -1,4 +1,4 @@
-"""Text files as lines, rows and JSON, with errors that name file and line."""
+"""Reading text files as lines, rows and JSON, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ DELIMITERS = (",", "\t", ";", "|")
 
 
 def read_text(path: Path) -> str:
-    """A file's text. Raises VactkError where there is none, or it is not UTF-8."""
+    """Return a file's text. Raises VactkError when it cannot be read, or is neither UTF-8 nor UTF-16 with a BOM."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise VactkError(f"cannot read '{path}': {error.strerror}") from error
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # the mark by which Windows programs write UTF-16
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # byte order marks, as Windows programs write them
         return _decode(path, content, "utf-16")
     return _decode(path, content, "utf-8-sig")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, line without blanks at its ends) for each line that is not empty."""
+    """Yield (number from 1, stripped line) for each line that is not empty."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             yield number, line.strip()
 
 
 def read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, cells) for each row that is not empty."""
+    """Yield (number of its last line, stripped cells) for each row that is not empty. Raises VactkError."""
     reader = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter)
     try:
         for row in reader:
@@ -45,17 +45,17 @@ def read_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises VactkError where it is not JSON."""
+    """Return the value in a JSON file. Raises VactkError where it is not JSON."""
     try:
         return parse_json(read_text(path))
     except json.JSONDecodeError as error:
         raise VactkError(f"'{path}' is not JSON: {error.msg} in line {error.lineno}") from error
     except ValueError as error:
-        raise VactkError(f"'{path}' is not JSON that can be read: {error}") from error
+        raise VactkError(f"'{path}' cannot be read as JSON: {error}") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) for each line. Raises VactkError where a line is not a JSON object."""
+    """Yield (line number, object) for each line. Raises VactkError where a line is not a JSON object."""
     for number, line in read_lines(path):
         try:
             value = parse_json(line)
@@ -67,7 +67,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def wrong_line(path: Path, number: int, what: str) -> VactkError:
-    """An error about one line of a file."""
+    """Return an error about one line of a file; `what` follows "line N"."""
     return VactkError(f"'{path}' line {number} {what}")
 
 

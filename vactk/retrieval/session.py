@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vactk.distributed import Accelerator
-
 from vactk.config import build, merge, to_dict
 from vactk.data.benchmarks import ALIASES
 from vactk.data.config import DataConfig
 from vactk.data.datasets import DATASETS
 from vactk.data.records import VideoSet
+from vactk.distributed import Accelerator
 from vactk.errors import VactkError
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol import find_protocol

@@ -1,4 +1,4 @@
-"""Sentences around a class name, and a class name as the words of one."""
+"""Prompt templates, and class names as words."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _ACTIONS = (
 
 
 def choose_templates(name: str) -> tuple[str, ...]:
-    """A named set, or `name` itself when it is a template with one `{}` for the class.
+    """Return the set of templates called `name`, or `name` itself if it is a template with one `{}` for the class.
 
     Raises VactkError when it is neither.
     """
     if "{" not in name:
         return pick(TEMPLATES, name, "set of templates")
     if name.count("{}") != 1 or name.count("{") != 1 or name.count("}") != 1:
-        raise VactkError(f"a template has one {{}} where the class goes, got '{name}'")
+        raise VactkError(f"a template needs exactly one {{}} for the class, got '{name}'")
     return (name,)
 
 
 def as_words(label: str) -> str:
-    """A label as it would stand in a sentence: "HandstandPushups" and "brush_hair" become lower-case words."""
+    """Return a label as lower-case words, as in a sentence: "HandstandPushups" as "handstand pushups"."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     return " ".join(spaced.replace("_", " ").split()).lower()
 

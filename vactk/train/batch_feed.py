@@ -51,7 +51,7 @@ class BatchFeed:
             steps=steps,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            parts=micro_batches,
+            micro_batches=micro_batches,
         )
         with contextlib.closing(iter(train_loader(self.dataset, sampler))) as batches:
             for _ in range(len(sampler)):
@@ -71,6 +71,6 @@ class BatchFeed:
         self.throughput.waiting_s += time.perf_counter() - started
         if on_any_process(batch is None, self.accelerator) or batch is None:
             raise Stopped
-        self.throughput.num_videos += len(batch.places) * self.accelerator.num_processes
+        self.throughput.num_videos += len(batch.indices) * self.accelerator.num_processes
         self.notes.update(batch.notes)
         return batch

@@ -56,7 +56,7 @@ class ForwardBackward:
             alpha = self.interpolated.sample_alpha(derive_seed(self.seed, step))
         for number in range(micro_batches):
             batch = next(batches)
-            places += batch.places.tolist()
+            places += batch.indices.tolist()
             failures += batch.failures
             seed = derive_seed(self.seed, step, number)
             values = {} if alpha is None else self._interpolated_pass(batch, seed, alpha, micro_batches)
@@ -75,8 +75,8 @@ class ForwardBackward:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the task's losses of a micro-batch; where none of its videos could be read, of a blank."""
         device = self.accelerator.device
-        video = batch.video[:, 0] if len(batch.places) else torch.zeros(self.blank_shape)  # (B, T, 3, H, W)
-        inputs = (video, batch.labels, batch.places, batch.draws)
+        video = batch.video[:, 0] if len(batch.indices) else torch.zeros(self.blank_shape)  # (B, T, 3, H, W)
+        inputs = (video, batch.labels, batch.indices, batch.random_draws)
         found: dict[str, Tensor] = self.task(*(x.to(device, non_blocking=True) for x in inputs))
         return found
 

@@ -80,7 +80,7 @@ class Trainer:
         # the weights as they are before a saved state is loaded
         anchor = Anchor(named.items(), originals) if recipe.interpolated.weight else None
         self.passes = ForwardBackward(
-            self.task, self.accelerator, recipe, anchor, image_size=dataset.picture.size
+            self.task, self.accelerator, recipe, anchor, image_size=dataset.image.size
         )
         trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
         self.average = WeightAverage(trained) if self.schedule.averaged_steps else None
@@ -170,7 +170,7 @@ class Trainer:
         """Count the unreadable videos of all processes, which all call this."""
         failures = gather_object(failures)
         failed, num_videos = self.progress.failed, len(self.dataset)
-        failed.update({failure.place: failure.message for failure in failures})
+        failed.update({failure.record_index: failure.message for failure in failures})
         if len(failed) / num_videos > self.recipe.run.max_failed:
             raise VactkError(
                 f"{len(failed)} of {num_videos} training videos cannot be read, more than "

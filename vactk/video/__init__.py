@@ -1,8 +1,8 @@
-"""Reading videos, choosing their frames, and preparing these for the model."""
+"""Reading videos, sampling frames, and preprocessing them for the model."""
 
 from vactk.video.container import VIDEO_SUFFIXES, VideoError, VideoWarning, is_video_name
 from vactk.video.reader import DECODERS, Sample, Sampler, Timeline, Video, open_video, sample_video
-from vactk.video.sampling import dense_clips, uniform_segments
+from vactk.video.sampling import dense_views, uniform_segments
 
 __all__ = [
     "DECODERS",
@@ -13,7 +13,7 @@ __all__ = [
     "Video",
     "VideoError",
     "VideoWarning",
-    "dense_clips",
+    "dense_views",
     "is_video_name",
     "open_video",
     "sample_video",

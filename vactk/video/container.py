@@ -1,4 +1,4 @@
-"""Opens a video file, or says in one line why it cannot be read: the one place where FFmpeg gets a file."""
+"""Opening video files, with one-line errors. All files that FFmpeg reads are opened here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vactk.errors import VactkError
-from vactk.video.container_formats import FORMATS, HEAD_BYTES, why_no_video
+from vactk.video.container_formats import FORMATS, HEAD_BYTES, why_not_video
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -33,41 +33,41 @@ VIDEO_SUFFIXES = frozenset(
     | {".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 
-OPENING = {  # a file must not make us open others
+OPTIONS = {  # a file must not make FFmpeg open others
     "format_whitelist": FORMATS,
     "protocol_whitelist": "file",
-    "enable_drefs": "0",  # of MOV: parts that lie in other files
+    "enable_drefs": "0",  # MOV: data in other files
 }
 
 
 class VideoError(VactkError):
-    """A video that cannot be read: the message is one line, names the file and says why."""
+    """A video that cannot be read. The message is one line with the file and the reason."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(f"cannot read video '{path}': {' '.join(reason.split())}")
-        self._made_of = path, reason
+        self._arguments = path, reason
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[str | Path, str]]:
-        return type(self), self._made_of  # it comes out of other processes
+        return type(self), self._arguments  # it comes out of other processes
 
 
 class VideoWarning(UserWarning):
-    """A video of which only a part can be read."""
+    """Only a part of a video can be read."""
 
 
 def is_video_name(path: str | Path) -> bool:
-    """Whether the name ends like a video's, in any case; says nothing of the content."""
+    """Whether a name has a video's suffix, in any case. The content is not read."""
     return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def open_container(path: str | Path) -> tuple[InputContainer, VideoStream]:
-    """The file and its main video stream, set to decode on the calling thread. Raises VideoError."""
+    """Open a file and its main video stream, set to decode on the calling thread. Raises VideoError."""
     _check_file(Path(path))
     try:
         container = av.open(
-            str(Path(path).absolute()),  # a relative 'a:b.mp4' would be taken for a protocol
+            str(Path(path).absolute()),  # a relative 'a:b.mp4' would be read as a protocol
             metadata_errors="ignore",  # HMDB51 has titles that are not UTF-8
-            container_options=OPENING,
+            container_options=OPTIONS,
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(path, _why_not_opened(Path(path), error)) from error
@@ -79,14 +79,14 @@ def open_container(path: str | Path) -> tuple[InputContainer, VideoStream]:
 
 
 def create_container(path: Path, options: dict[str, str] | None = None) -> OutputContainer:
-    """An MP4 file to write to."""
+    """Open an MP4 file for writing."""
     return av.open(str(path), "w", format="mp4", options=options or {})
 
 
 def header_duration_s(path: str | Path) -> float | None:
-    """How long the file's header says that it is, without reading on; None where it does not say.
+    """Return the duration stated in the file's header, which may be wrong; None where there is none.
 
-    Raises VideoError. Headers lie: what plays may be shorter or longer.
+    Raises VideoError.
     """
     container, stream = open_container(path)
     with container:
@@ -98,7 +98,7 @@ def header_duration_s(path: str | Path) -> float | None:
 
 
 def reason(error: BaseException) -> str:
-    """FFmpeg's words for what went wrong, without its numbers and the path."""
+    """Return FFmpeg's description of an error, without its number and the path."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text[:1].lower() + text[1:]
 
@@ -117,12 +117,12 @@ def _main_stream(container: InputContainer, path: str | Path) -> VideoStream:
 
 
 def _check_file(path: Path) -> None:
-    """Look at a file before FFmpeg does. Raises VideoError for what is surely no video."""
+    """Raise VideoError for files that are certainly not videos, before FFmpeg opens them."""
     try:
         state = path.stat()
         if stat.S_ISDIR(state.st_mode):
             raise VideoError(path, "it is a folder")
-        if not stat.S_ISREG(state.st_mode):  # a pipe would keep us waiting
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe would block
             raise VideoError(path, "it is not a regular file")
         if state.st_size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
@@ -130,9 +130,9 @@ def _check_file(path: Path) -> None:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise VideoError(path, _why_not_read(error)) from error
-    meaning = why_no_video(head)
-    if meaning is not None:
-        raise VideoError(path, meaning)
+    why_not = why_not_video(head)
+    if why_not is not None:
+        raise VideoError(path, why_not)
 
 
 def _why_not_read(error: OSError) -> str:
@@ -143,11 +143,11 @@ def _why_not_read(error: OSError) -> str:
 
 def _why_not_opened(path: Path, error: Exception) -> str:
     if getattr(error, "errno", None) == errno.EINVAL:
-        return "it is damaged, or in a format that is not opened (playlists, numbered pictures, streams)"
+        return "it is damaged, or in an unsupported format (playlists, image sequences, streams)"
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if head[4:8] == b"ftyp" and not _has_box(path, b"moov"):
-        return "the file is cut short: its index (the moov box) is missing"
+        return "the file is truncated: its index (the moov box) is missing"
     return f"it is damaged or not a video ({reason(error)})"
 
 

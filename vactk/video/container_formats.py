@@ -1,8 +1,7 @@
-"""What FFmpeg may be asked to open: files that hold all of their content themselves.
+"""The container formats that FFmpeg may open: files that hold all of their content themselves.
 
-A file's name says nothing. FFmpeg goes by content, and under any name it takes playlists, session descriptions and
-numbered pictures, which make it open other files. So a file is looked at before FFmpeg sees it, and FFmpeg is told
-which of its formats it may use.
+FFmpeg recognises formats by content whatever the name; playlists, session descriptions and image sequences make it
+open other files. So a file's first bytes are checked before, and FFmpeg may use the listed formats only.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import codecs
 
 HEAD_BYTES = 4096
 
-# What else is met under a video's name, by its first bytes in lower case.
+# Other files that are met under a video's name, by their first bytes in lower case.
 IMPOSTORS = {
     b"version https://git-lfs": "it is a Git LFS pointer, not the file itself: run 'git lfs pull'",
     b"<!doctype html": "it is a web page, not a video",
@@ -23,16 +22,16 @@ IMPOSTORS = {
     b"<asx": "it is a playlist, not a video",
     b"<smil": "it is a playlist, not a video",
     b"<mpd": "it is a playlist, not a video",
-    b"v=0": "it describes a stream (SDP), it is not a video",
+    b"v=0": "it is a stream description (SDP), not a video",
     b"<?xml": "it is an XML document, not a video",
     b"<svg": "it is an XML document, not a video",
 }
-BLANKS = b"\xef\xbb\xbf \t\r\n"  # what may come before, a byte order mark included
+BLANKS = b"\xef\xbb\xbf \t\r\n"  # may come before these; the first three are a byte order mark
 TEXT_THEN_PICTURES = b"YUV4MPEG2 "  # a video that begins with a line of text
-CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")  # which no text has
+CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")  # never in text
 
-# FFmpeg's demuxers that read the one file they are given, by their names. Those that open others are not here
-# (concat, dash, hls, image2, imf, mlv, rtsp, sdp, vobsub), nor devices, text and subtitles.
+# FFmpeg's demuxers that read a single file, by name: not those that open others (concat, dash, hls, image2, imf,
+# mlv, rtsp, sdp, vobsub), nor devices, text and subtitles.
 FORMATS = (
     "3dostr,4xm,amv,anm,apng,apv,argo_brp,asf,asf_o,av1,avi,avr,avs,avs2,avs3,bethsoftvid,bfi,bink,bmv,"
     "c93,cavsvideo,cdg,cdxl,cine,derf,dfa,dhav,dirac,dnxhd,dsicin,dv,dxa,ea,ea_cdata,evc,film_cpk,"
@@ -50,12 +49,12 @@ FORMATS = (
 )
 
 
-def why_no_video(head: bytes) -> str | None:
-    """Say what a file that begins with these bytes is instead of a video; None where it may be one."""
+def why_not_video(head: bytes) -> str | None:
+    """Return why a file with these first bytes is not a video; None where it may be one."""
     start = head.lstrip(BLANKS).lower()
-    for first_bytes, meaning in IMPOSTORS.items():
+    for first_bytes, why_not in IMPOSTORS.items():
         if start.startswith(first_bytes):
-            return meaning
+            return why_not
     if _is_text(head) and not head.startswith(TEXT_THEN_PICTURES):
         return "it is text, not a video"
     return None
@@ -65,7 +64,7 @@ def _is_text(head: bytes) -> bool:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # may end within a character
     except UnicodeDecodeError:
         return False
     return CONTROLS.isdisjoint(head)

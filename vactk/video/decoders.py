@@ -1,4 +1,4 @@
-"""Two ways to decode chosen frames with PyAV: by the packet table, or all from the start."""
+"""Decoding chosen frames with PyAV: by seeking with a packet table, or sequentially from the start."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from vactk.video.container import VideoError, open_container, reason
 from vactk.video.packet_table import PacketTable
 from vactk.video.sampling import Clock
 
-KEPT_BYTES = 64 * 2**20  # decoded pictures kept at once: 9 s of 320 x 240 at 60 frames per second
+MAX_KEPT_BYTES = 64 * 2**20  # of decoded frames in memory: 9 s of 320 x 240 at 60 frames per second
 
 
 class TableError(Exception):
-    """A picture did not come where the packet table promised it."""
+    """Decoding contradicts the packet table."""
 
 
 class FrameDecoder(Protocol):
-    times_s: np.ndarray  # (N,) float64, when each frame is shown, from 0
-    clock: Clock | None  # what the container says of that; None where frames have no time stamps
-    size: tuple[int, int] | None  # (height, width) of the stored pictures; None: of the first one read
+    """Decodes frames of one video by number."""
+
+    times_s: np.ndarray  # (N,) float64, presentation time of each frame, from 0
+    clock: Clock | None  # the container's own times; None where frames have no time stamps
+    size: tuple[int, int] | None  # stored (height, width); None: that of the first frame read
     failure: str | None  # why decoding stopped before the end
 
     def pictures(self, wanted: Sequence[int]) -> Iterator[tuple[int, VideoFrame]]:
-        """(frame number, picture) for each of `wanted`, which ascend without repeats, in that order."""
+        """Yield (frame number, frame) for each of `wanted`, which are sorted and distinct, in that order."""
         ...
 
     def close(self) -> None: ...
 
 
 class PacketTableDecoder:
-    """Decodes runs of packets around the wanted frames, from the nearest points where decoding can start.
+    """Decodes runs of packets around the wanted frames, each from the nearest point where decoding can start.
 
-    Every picture is recognised by its time stamp; TableError where one does not appear.
+    Frames are recognised by their time stamps. Raises TableError where one does not appear.
     """
 
     failure: str | None = None
@@ -51,11 +53,11 @@ class PacketTableDecoder:
     def __init__(self, container: InputContainer, stream: VideoStream, table: PacketTable) -> None:
         self._container, self._stream, self._table = container, stream, table
         self._codec = stream.codec_context
-        # What is painted over damage depends on the pictures before, of which some are skipped here: find it.
+        # Concealment of damage depends on earlier frames, some of which are skipped here: make damage an error.
         self._codec.options = {"err_detect": "explode"}
         self.size = stored_size(stream)
         self._packets: Iterator[Packet] = iter(())
-        self._next_row = -1  # the table's row of the next packet, -1 before the first seek
+        self._next_row = -1  # row of the next packet in the table, -1 before the first seek
         self.times_s = frame_times(table, stream)
         self.clock = stated_clock(stream, table.shown_at[table.order].tolist(), self.times_s)
 
@@ -70,7 +72,7 @@ class PacketTableDecoder:
         self._container.close()
 
     def _runs(self, wanted: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """(first packet, frames) of each stretch that is decoded in one go."""
+        """Yield (first packet, frames) of each run that is decoded without seeking."""
         start, last, run = -1, -1, list[int]()
         for frame in wanted:
             frame_start = self._table.start_for(frame)
@@ -90,19 +92,19 @@ class PacketTableDecoder:
         last = max(int(self._table.order[frame]) for frame in frames)
         for picture in self._feed(start, last, set(missing)):
             if picture.is_corrupt:
-                raise TableError("pictures are damaged")
+                raise TableError("frames are damaged")
             frame_number = missing.pop(picture.pts, None) if picture.pts is not None else None
             if frame_number is not None:
                 yield frame_number, picture
             if not missing:
                 return
-        raise TableError("pictures are missing")
+        raise TableError("frames are missing")
 
     def _feed(self, start: int, last: int, wanted: set[int]) -> Iterator[VideoFrame]:
-        """What the decoder returns for the packets from `start` to `last`."""
-        skips = self._codec.codec.canonical_name == "h264"  # by marks that are exact only there
+        """Yield what the decoder returns for the packets from `start` to `last`."""
+        skips = self._codec.codec.canonical_name == "h264"  # the only codec with exact reference marks
         for packet in self._packets_from(start, last):
-            if skips:  # pictures that no other needs
+            if skips:  # frames that no other frame refers to
                 self._codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             yield from self._codec.decode(packet)
         yield from self._codec.decode(None)
@@ -127,7 +129,7 @@ class PacketTableDecoder:
 
 
 class SequentialDecoder:
-    """Decodes from the start, always: once to count, when as many pictures as fit are kept for reading."""
+    """Decodes from the start. Frames are kept in memory from the first, counting pass if they fit."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
@@ -141,9 +143,9 @@ class SequentialDecoder:
                 stamps.append(picture.pts)
                 kept_bytes += sum(plane.buffer_size for plane in picture.planes)
                 if self._kept is not None:
-                    picture.make_writable()  # copied: the decoder may paint a second field into what it has shown
+                    picture.make_writable()  # copied: the decoder may write a second field into it
                     self._kept.append(picture)
-                if kept_bytes > KEPT_BYTES:
+                if kept_bytes > MAX_KEPT_BYTES:
                     self._kept = None
             if not stamps:
                 raise VideoError(path, "no frame decodes" + (f" ({self.failure})" if self.failure else ""))
@@ -164,7 +166,7 @@ class SequentialDecoder:
                     yield frame, picture
                 if not left:
                     return
-        raise VideoError(self._path, "it changed while it was read")
+        raise VideoError(self._path, "it changed while being read")
 
     def close(self) -> None:
         self._kept = None
@@ -177,13 +179,13 @@ class SequentialDecoder:
 
 
 def frame_times(table: PacketTable, stream: VideoStream) -> np.ndarray:
-    """(N,) float64: when each frame is shown, in seconds, the first at 0."""
+    """Return the presentation time of each frame in seconds, float64 (N,), the first at 0."""
     shown_at = table.shown_at[table.order]
     return (shown_at - shown_at[0]) * float(stream.time_base or 0)
 
 
 def stated_clock(stream: VideoStream, stamps: Sequence[int | None], times_s: np.ndarray) -> Clock | None:
-    """The frames' stamps and what the header says, with the average of `times_s` where it has no frame rate."""
+    """Return the clock of a stream; the mean of `times_s` replaces a frame rate missing in the header."""
     if None in stamps:
         return None
     stated = float(stream.average_rate or 0)
@@ -197,19 +199,19 @@ def stated_clock(stream: VideoStream, stamps: Sequence[int | None], times_s: np.
 
 
 def mean_rate(times_s: np.ndarray) -> float:
-    """Frames per second on average; 25 for a single frame."""
+    """Return the mean frame rate; 25 for a single frame."""
     span_s = times_s[-1]
     return float((len(times_s) - 1) / span_s) if span_s > 0 else 25.0
 
 
 def stored_size(stream: VideoStream) -> tuple[int, int] | None:
-    """(height, width) by the header, which all pictures are brought to, or None where it has none."""
+    """Return the header's (height, width), to which all frames are scaled, or None where it has none."""
     codec = stream.codec_context
     return (codec.height, codec.width) if codec.height > 0 and codec.width > 0 else None
 
 
 def _times(stamps: list[int | None], time_base: float, rate: float) -> np.ndarray:
-    """By the pictures' time stamps, or evenly where these are missing or out of order, as in AVI."""
+    """Return times by the time stamps, or evenly spaced where these are missing or out of order, as in AVI."""
     known = [stamp for stamp in stamps if stamp is not None]
     if len(known) == len(stamps) and all(before < after for before, after in pairwise(known)):
         return (np.array(known) - known[0]) * time_base

@@ -1,4 +1,4 @@
-"""Pictures into H.264, which every player and browser shows."""
+"""Encoding RGB frames as H.264, which every player and browser shows."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import numpy as np
 from av.container import OutputContainer
 
 TIME_BASE = Fraction(1, 90000)
-FASTSTART = {
-    "movflags": "+faststart"
-}  # of a container: the index at its start, so that it plays while it loads
+FASTSTART = {"movflags": "+faststart"}  # container option: the index first, so that it plays while it loads
 
 
 class H264Stream:
-    """The video of an MP4 file, given as RGB pictures of one size at their times."""
+    """The video stream of an MP4 file, fed with RGB frames of one size and their times."""
 
     def __init__(
         self,
         output: OutputContainer,
-        height: int,
-        width: int,
+        size: tuple[int, int],
         *,
         fps: float,
         crf: int,
@@ -29,7 +26,9 @@ class H264Stream:
         pixel_aspect: float = 1.0,
         threads: int = 1,
     ) -> None:
+        """`size`: (height, width) of the frames."""
         self._output = output
+        height, width = size
         self._stream = output.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         self._stream.height, self._stream.width = height + height % 2, width + width % 2  # 4:2:0
         self._stream.pix_fmt = "yuv420p"
@@ -42,9 +41,9 @@ class H264Stream:
         self._durations: dict[int, int] = {}  # by time stamp, in ticks
 
     def add(self, rgb: np.ndarray, time_s: float, until_s: float | None = None) -> None:
-        """A picture, uint8 (H, W, 3), shown from `time_s` until the next, the last one until `until_s`.
+        """Add a frame, uint8 (H, W, 3), shown from `time_s` until the next one; the last one until `until_s`.
 
-        Odd sizes are filled up with the last row and column.
+        Odd sizes are padded with the last row and column.
         """
         spare = self._stream.height - rgb.shape[0], self._stream.width - rgb.shape[1]
         padded = np.pad(rgb, ((0, spare[0]), (0, spare[1]), (0, 0)), "edge")
@@ -55,7 +54,7 @@ class H264Stream:
         self._mux(frame)
 
     def close(self) -> None:
-        """Writes what the encoder still holds; the file is closed by its container."""
+        """Flush the encoder. The container closes the file."""
         self._mux(None)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:

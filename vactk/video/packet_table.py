@@ -1,9 +1,8 @@
-"""The packet table: each frame's time and place in the file, known without decoding.
+"""The packet table: each frame's time and position in the file, found without decoding.
 
-A table saves decoding, but headers and packets lie: edit lists hide frames, packets hold no picture or two,
-time stamps are missing. So a table is made only where the packets prove that each gives exactly one shown
-picture, in the order of its time stamps: codecs and containers of `PROOFS`, and no sign of damage. For all
-other files there is no table, and they are decoded from the start.
+Headers and packets can be misleading: edit lists hide frames, packets hold no or two frames, stamps are missing.
+So a table is built only where the packets prove that each gives exactly one shown frame, in the order of the time
+stamps: for codecs and containers in `PROOFS`, without signs of damage. All other files are decoded from the start.
 """
 
 from __future__ import annotations
@@ -18,23 +17,18 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-HEVC_SHOWN = {
-    *range(10),
-    19,
-    20,
-    21,
-}  # kinds of slices whose picture is always shown, if decoding began before
-HEVC_ENDS = {36, 37}  # ends of a sequence: pictures after them can be left out
+HEVC_SHOWN = {*range(10), 19, 20, 21}  # slice types whose frame is always shown, if decoding began before
+HEVC_ENDS = {36, 37}  # ends of a sequence: frames after them may be dropped
 
 Data = memoryview
 
 
 class PacketInfo(Enum):
-    """What a packet holds."""
+    """The content of a packet."""
 
-    UNPROVEN = 0  # not exactly one shown picture, or damaged
+    UNPROVEN = 0  # not exactly one shown frame, or damaged
     PLAIN = 1
-    START = 2  # the decoder can start here: what is shown later needs nothing that comes before
+    START = 2  # the decoder can start here: later frames refer to nothing before
 
 
 Proof = Callable[[Data], PacketInfo]
@@ -45,28 +39,28 @@ class PacketTable:
     """One row per packet, in the order of the file. Time stamps are in units of the stream's time base."""
 
     shown_at: np.ndarray  # (N,) int64, presentation time stamps
-    seek_to: np.ndarray  # (N,) int64, decoding time stamps, by which files are searched
+    seek_to: np.ndarray  # (N,) int64, decoding time stamps, for seeking
     starts: np.ndarray  # (N,) bool, where decoding can start
-    marked: np.ndarray  # (N,) bool, where the file says that decoding can start
-    hidden: np.ndarray  # (N,) bool, what an edit list cuts away: decoded for others' sake, never shown
-    order: np.ndarray  # int64, the packet of the i-th frame shown
+    marked: np.ndarray  # (N,) bool, keyframes according to the file
+    hidden: np.ndarray  # (N,) bool, removed by an edit list: decoded for other frames, never shown
+    order: np.ndarray  # int64, packet of the i-th shown frame
 
     @property
     def is_closed(self) -> bool:
-        """Whether nothing is hidden, or shown before a marked packet that precedes it in the file."""
+        """Whether no frame is hidden, nor shown before a marked packet that precedes it in the file."""
         latest = np.where(self.marked, self.shown_at, np.iinfo(np.int64).min)
         runs_back = self.shown_at < np.maximum.accumulate(latest)
         return bool((self.starts | ~self.marked).all()) and not (runs_back | self.hidden).any()
 
     def start_for(self, frame: int) -> int:
-        """The last packet from which the decoder can start to show this frame."""
+        """Return the last packet from which decoding can start to show this frame."""
         shown_at = self.shown_at[self.order[frame]]
         usable = self.starts[: self.order[frame] + 1] & (self.shown_at[: self.order[frame] + 1] <= shown_at)
         return int(np.flatnonzero(usable)[-1])
 
 
 def packet_table(container: InputContainer, stream: VideoStream) -> PacketTable | None:
-    """Reads through all packets, which takes about 1% of decoding; None where they prove nothing."""
+    """Read all packets, in about 1% of the decoding time, and return their table; None where they prove nothing."""
     proof = _proof(container, stream)
     if proof is None:
         return None
@@ -75,10 +69,10 @@ def packet_table(container: InputContainer, stream: VideoStream) -> PacketTable 
     except (av.FFmpegError, OSError):
         return None
     proven = [row for row in rows if row is not None]
-    if not proven or len(proven) < max(len(rows), stream.frames):  # fewer than promised: cut short
+    if not proven or len(proven) < max(len(rows), stream.frames):  # fewer than stated: truncated
         return None
-    shown_at, seek_to, pictures, marked, hidden = (np.array(column) for column in zip(*proven, strict=True))
-    starts = (pictures == PacketInfo.START.value) & marked
+    shown_at, seek_to, frames, marked, hidden = (np.array(column) for column in zip(*proven, strict=True))
+    starts = (frames == PacketInfo.START.value) & marked
     by_time = np.argsort(shown_at, kind="stable")
     order = by_time[~hidden[by_time]]
     increasing = (np.diff(shown_at[by_time]) > 0).all()
@@ -90,7 +84,7 @@ def packet_table(container: InputContainer, stream: VideoStream) -> PacketTable 
 
 
 def parameter_sets_change(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether H.264 goes on with other parameter sets, such as of another size, than those in its header."""
+    """Whether H.264 packets contain parameter sets, such as another size, that are not in the header."""
     extradata = stream.codec_context.extradata or b""
     if stream.codec_context.codec.canonical_name != "h264" or extradata[:1] != b"\1":
         return False
@@ -112,11 +106,11 @@ def _is_end(packet: Packet) -> bool:
 def _row(packet: Packet, proof: Proof) -> tuple[int, int, int, bool, bool] | None:
     if packet.pts is None or packet.size == 0 or packet.is_corrupt:
         return None
-    picture = proof(memoryview(packet))
-    if picture is PacketInfo.UNPROVEN:
+    frame = proof(memoryview(packet))
+    if frame is PacketInfo.UNPROVEN:
         return None
     seek_to = packet.pts if packet.dts is None else packet.dts
-    return packet.pts, seek_to, picture.value, packet.is_keyframe, packet.is_discard
+    return packet.pts, seek_to, frame.value, packet.is_keyframe, packet.is_discard
 
 
 def _proof(container: InputContainer, stream: VideoStream) -> Proof | None:
@@ -128,7 +122,7 @@ def _proof(container: InputContainer, stream: VideoStream) -> Proof | None:
 
 
 def _units(data: Data, length_bytes: int) -> list[Data] | None:
-    """The NAL units of a packet, or None where their lengths do not add up, as in damaged data."""
+    """Return the NAL units of a packet, or None where their lengths do not add up, as in damaged data."""
     units, at = [], 0
     while at + length_bytes < len(data):
         start = at + length_bytes
@@ -140,7 +134,7 @@ def _units(data: Data, length_bytes: int) -> list[Data] | None:
 
 
 def _h264(extradata: bytes) -> Proof | None:
-    if len(extradata) < 7 or extradata[0] != 1:  # not in the form with lengths
+    if len(extradata) < 7 or extradata[0] != 1:  # not in the length-prefixed format
         return None
     length_bytes = (extradata[4] & 3) + 1
 
@@ -149,7 +143,7 @@ def _h264(extradata: bytes) -> Proof | None:
             unit for unit in _units(data, length_bytes) or () if 1 <= unit[0] & 31 <= 5 and len(unit) > 1
         ]
         kinds = {unit[0] & 31 for unit in slices}
-        begun = sum(unit[1] >> 7 for unit in slices)  # "first macroblock: 0" is coded as a one bit
+        begun = sum(unit[1] >> 7 for unit in slices)  # first_mb_in_slice = 0 is coded as a one bit
         if kinds not in ({1}, {5}) or begun not in {1, 2}:  # 2: the fields of one frame
             return PacketInfo.UNPROVEN
         return PacketInfo.START if kinds == {5} else PacketInfo.PLAIN
@@ -158,7 +152,7 @@ def _h264(extradata: bytes) -> Proof | None:
 
 
 def _parameter_sets(extradata: bytes) -> set[bytes]:
-    """The sequence and picture parameter sets of H.264 in the form with lengths."""
+    """Return the sequence and picture parameter sets of H.264 in the length-prefixed format."""
     found, at = set(), 5
     for mask in (0x1F, 0xFF):
         count = extradata[at] & mask if at < len(extradata) else 0
@@ -180,7 +174,7 @@ def _hevc(extradata: bytes) -> Proof | None:
         types = {unit[0] >> 1 & 63 for unit in units}
         slices = [unit for unit in units if unit[0] >> 1 & 63 < 32 and len(unit) > 2]
         kinds = types & set(range(32))
-        begun = sum(unit[2] >> 7 for unit in slices)  # slices that are the first of a picture
+        begun = sum(unit[2] >> 7 for unit in slices)  # first slices of a frame
         if len(kinds) != 1 or not kinds <= HEVC_SHOWN or begun != 1 or types & HEVC_ENDS:
             return PacketInfo.UNPROVEN
         return PacketInfo.START if min(kinds) >= 19 else PacketInfo.PLAIN
@@ -190,35 +184,35 @@ def _hevc(extradata: bytes) -> Proof | None:
 
 def _vp8(extradata: bytes) -> Proof:
     def proof(data: Data) -> PacketInfo:
-        if not data[0] >> 4 & 1:  # a hidden picture
+        if not data[0] >> 4 & 1:  # a hidden frame
             return PacketInfo.UNPROVEN
         return PacketInfo.PLAIN if data[0] & 1 else PacketInfo.START
 
     return proof
 
 
-def _vp9_parts(data: Data) -> list[Data]:
-    """The pictures of a packet, by the index at its end if there is one."""
+def _vp9_frames(data: Data) -> list[Data]:
+    """Return the frames of a packet, split by the index at its end if there is one."""
     mark = data[-1]
     count, size_bytes = (mark & 7) + 1, (mark >> 3 & 3) + 1
     index = len(data) - 2 - count * size_bytes
     if mark >> 5 != 0b110 or index < 0 or data[index] != mark:
         return [data]
-    parts, at = [], 0
-    for place in range(index + 1, len(data) - 1, size_bytes):
-        size = int.from_bytes(data[place : place + size_bytes], "little")
-        parts.append(data[at : min(at + size, index)])
+    frames, at = [], 0
+    for position in range(index + 1, len(data) - 1, size_bytes):
+        size = int.from_bytes(data[position : position + size_bytes], "little")
+        frames.append(data[at : min(at + size, index)])
         at += size
-    return parts
+    return frames
 
 
 def _vp9(extradata: bytes) -> Proof:
     def proof(data: Data) -> PacketInfo:
-        parts = _vp9_parts(data)
-        if not all(len(part) and part[0] >> 6 == 2 for part in parts):
+        frames = _vp9_frames(data)
+        if not all(len(frame) and frame[0] >> 6 == 2 for frame in frames):
             return PacketInfo.UNPROVEN
-        headers = [part[0] << (part[0] & 0x30 == 0x30) for part in parts]  # profile 3 has one more bit
-        shown = sum(bool(header & 0b1010) for header in headers)  # shows a known picture, or itself
+        headers = [frame[0] << (frame[0] & 0x30 == 0x30) for frame in frames]  # profile 3 has one more bit
+        shown = sum(bool(header & 0b1010) for header in headers)  # shows an existing frame, or itself
         if shown != 1:
             return PacketInfo.UNPROVEN
         return PacketInfo.START if not headers[0] & 0b1100 else PacketInfo.PLAIN
@@ -231,7 +225,7 @@ def _av1(extradata: bytes) -> Proof:
         at = 0
         while at < len(data):
             header = data[at]
-            if header & 0x83 != 0x02:  # its first and last bit are 0, and the length is there
+            if header & 0x83 != 0x02:  # first and last bit are 0, and a length follows
                 return PacketInfo.UNPROVEN
             at += 1 + (header >> 2 & 1)
             length = shift = 0
@@ -241,7 +235,7 @@ def _av1(extradata: bytes) -> Proof:
                 if byte < 0x80:
                     break
             at += length
-        # By the standard each packet shows one picture, and marked ones need nothing before them.
+        # By the standard each packet shows one frame, and decoding can start at marked ones.
         return PacketInfo.START if at == len(data) else PacketInfo.UNPROVEN
 
     return proof
@@ -250,7 +244,7 @@ def _av1(extradata: bytes) -> Proof:
 def _mpeg4(extradata: bytes) -> Proof:
     def proof(data: Data) -> PacketInfo:
         code = bytes(data).split(b"\x00\x00\x01\xb6")
-        if len(code) != 2 or len(code[1]) < 16:  # shorter ones can stand for "no new picture"
+        if len(code) != 2 or len(code[1]) < 16:  # shorter ones may mean "no new frame"
             return PacketInfo.UNPROVEN
         return {0: PacketInfo.START, 1: PacketInfo.PLAIN}.get(code[1][0] >> 6, PacketInfo.UNPROVEN)
 
@@ -263,7 +257,7 @@ def _mjpeg(extradata: bytes) -> Proof:
     )
 
 
-# For each codec: how its packets prove themselves, and the containers whose time stamps are true.
+# Per codec: the proof of its packets, and the containers with reliable time stamps.
 PROOFS: dict[str, tuple[Callable[[bytes], Proof | None], str]] = {
     "h264": (_h264, "mov matroska"),
     "hevc": (_hevc, "mov matroska"),

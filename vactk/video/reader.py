@@ -1,8 +1,8 @@
-"""Reads chosen frames of a video: the frames returned are the frames asked for, always.
+"""Frame-exact reading of videos.
 
-Frame i is the i-th picture shown in a whole sequential decode by PyAV, turned upright. PyAV reads everything:
-with the packet table it is as fast as decord or faster wherever decord is exact. decord is there to be asked
-for, and refuses the files for which it is not exact.
+Frame i is the i-th frame shown in a sequential decode by PyAV, rotated upright. PyAV reads all files; with the
+packet table it is at least as fast as decord wherever decord is exact. decord can be chosen, and refuses files for
+which it is not exact.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from vactk.video.rgb import RGBConverter
 from vactk.video.sampling import Clock
 
 ROUNDING_S = 0.0005  # Matroska's time stamps are rounded to milliseconds
-TURNED = "its pictures are turned in different ways"
+MIXED_ROTATION = "its frames have different rotations"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The frames a sampler chooses from: those of the window, numbered from 0."""
+    """The frames that a sampler chooses from: those of a time window, numbered from 0."""
 
     times_s: Tensor  # (num_frames,) float64, since the start of the video
-    fps: float  # average over the whole video
-    stated: Clock | None = None  # what the container says of its time; None: nothing of use
+    fps: float  # mean over the whole video
+    stated: Clock | None = None  # the container's own times; None where frames have no time stamps
 
     @property
     def num_frames(self) -> int:
@@ -51,12 +51,12 @@ class Timeline:
 
     @property
     def clock(self) -> Clock:
-        """What the container says, or else what the times of the frames do."""
+        """The container's own times, or else evenly spaced ones."""
         return self.stated or Clock(stamps=torch.arange(self.num_frames), rate=self.fps)
 
-    def part(self, first: int, stop: int) -> Timeline:
-        """Some of the frames, as a timeline of their own; times stay those of the video."""
-        stated = None if self.stated is None else self.stated.part(first, stop)
+    def slice(self, first: int, stop: int) -> Timeline:
+        """Return the timeline of frames [first, stop); times stay those of the video."""
+        stated = None if self.stated is None else self.stated.slice(first, stop)
         return replace(self, times_s=self.times_s[first:stop], stated=stated)
 
 
@@ -65,12 +65,12 @@ Sampler = Callable[[Timeline], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Frames of one video."""
+    """Frames read from one video."""
 
-    frames: Tensor  # (N, 3, H, W) uint8, in the order that was asked for
+    frames: Tensor  # (N, 3, H, W) uint8, in the requested order
     times_s: Tensor  # (N,) float64, since the start of the video
-    num_frames: int  # of the whole video, as far as it decodes
-    warning: str | None = None  # what is wrong with the video, if only a part of it decodes
+    num_frames: int  # in the whole video, as far as it decodes
+    warning: str | None = None  # the reason, if only a part of the video decodes
 
     @property
     def complete(self) -> bool:
@@ -78,7 +78,7 @@ class Sample:
 
 
 class Video:
-    """An open video. Not for use in another process than the one that opened it: close it, open it there."""
+    """An open video. It cannot be used in other processes than the one that opened it."""
 
     def __init__(self, path: str | Path, decoder: str = "auto") -> None:
         """Raises VideoError where no frame can be read, VactkError for an unknown decoder."""
@@ -103,12 +103,12 @@ class Video:
 
     @property
     def times_s(self) -> Tensor:
-        """(num_frames,) float64: when each frame is shown, in seconds; the first at 0."""
+        """Presentation time of each frame in seconds, float64 (num_frames,); the first at 0."""
         return torch.from_numpy(self._source.times_s)
 
     @property
     def fps(self) -> float:
-        """Frames per second on average; 25 for a single frame."""
+        """Mean frame rate; 25 for a single frame."""
         return mean_rate(self._source.times_s)
 
     @property
@@ -118,21 +118,22 @@ class Video:
 
     @property
     def height(self) -> int:
-        """Of the upright picture, in pixels as stored (pixels that are not square are not stretched)."""
+        """Height of the upright frame in stored pixels (frames with non-square pixels are not stretched)."""
         return self._size[0]
 
     @property
     def width(self) -> int:
+        """Width of the upright frame in stored pixels."""
         return self._size[1]
 
     @property
     def duration_s(self) -> float:
-        """Until the last frame goes, as far as is known, in seconds."""
+        """Estimated time of the end of the last frame, in seconds."""
         return float(self._source.times_s[-1]) + 1 / self.fps
 
     @cached_property
     def pixel_aspect(self) -> float:
-        """Width / height of a pixel of the upright picture: 1 but for some broadcasts and films."""
+        """Width / height of a pixel of the upright frame; not 1 in some broadcasts and films."""
         container, stream = open_container(self.path)
         with container:
             aspect = float(stream.sample_aspect_ratio or 1)
@@ -141,16 +142,16 @@ class Video:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with the video, if only a part of it decodes, as far as is known."""
+        """The reason, if only a part of the video decodes, as far as is known."""
         failure = self._source.failure
         only = f"only the first {self.num_frames} frames of '{self.path}' decode"
         return None if failure is None else f"{only} ({failure})"
 
     def read(self, indices: Tensor | Sequence[int], short_side: int | None = None) -> Tensor:
-        """Frames by number, in any order, repeats allowed -> uint8 (N, 3, H, W), 0 to 255, upright.
+        """Read frames by number, in any order, repeats allowed -> uint8 (N, 3, H, W), 0 to 255, upright.
 
-        With `short_side` they are scaled to it, the aspect kept. In memory the channels come last. Raises
-        VideoError where one does not decode, ValueError for numbers that the video has not.
+        With `short_side` they are resized to it, keeping the aspect. In memory the channels come last. Raises
+        VideoError where one does not decode, ValueError for numbers out of range.
         """
         chosen = _frame_numbers(indices, self.num_frames)
         try:
@@ -169,7 +170,7 @@ class Video:
         start_s: float | None = None,
         end_s: float | None = None,
     ) -> Sample:
-        """The frames that `sampler` chooses in [start_s, end_s); see `sample_video`."""
+        """Read the frames that `sampler` chooses in [start_s, end_s); see `sample_video`."""
         try:
             return self._sample(sampler, short_side, start_s, end_s)
         except TableError:
@@ -179,9 +180,9 @@ class Video:
     def stream(
         self, *, start_s: float | None = None, end_s: float | None = None, short_side: int | None = None
     ) -> Iterator[tuple[float, Tensor]]:
-        """(seconds, uint8 (3, H, W)) of every frame in [start_s, end_s), upright, each decoded once, one held.
+        """Yield (seconds, uint8 (3, H, W)) of every frame in [start_s, end_s), upright, each decoded once.
 
-        Raises VideoError where the window holds nothing.
+        Raises VideoError where the window is empty.
         """
         shown_s = -np.inf
         while True:
@@ -203,14 +204,14 @@ class Video:
             rgb = convert(picture)
             shape = shape or rgb.shape
             if rgb.shape != shape:
-                raise VideoError(self.path, TURNED)
+                raise VideoError(self.path, MIXED_ROTATION)
             yield float(self._source.times_s[number]), torch.from_numpy(rgb).permute(2, 0, 1)  # (3, H, W)
 
     def _sample(
         self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
     ) -> Sample:
         first, stop = self._window(start_s, end_s)
-        chosen = first + _frame_numbers(sampler(self.timeline.part(first, stop)), stop - first)
+        chosen = first + _frame_numbers(sampler(self.timeline.slice(first, stop)), stop - first)
         return Sample(
             frames=self._frames(chosen, short_side),
             times_s=self.times_s[chosen],
@@ -219,7 +220,7 @@ class Video:
         )
 
     def _window(self, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-        """The first frame of the window, and the first after it."""
+        """Return (first frame of the window, first frame after it)."""
         times_s, duration_s = self._source.times_s, self.duration_s
         start_s, end_s = start_s or 0.0, duration_s if end_s is None else end_s
         if not start_s < end_s or start_s >= duration_s or end_s <= 0:
@@ -231,8 +232,8 @@ class Video:
         return int(first), max(int(first) + 1, int(stop))
 
     def _frames(self, chosen: Tensor, short_side: int | None) -> Tensor:
-        """Frames by number, uint8 (N, 3, H, W). Raises TableError."""
-        slots: dict[int, list[int]] = {}  # where each frame goes
+        """Decode frames by number, uint8 (N, 3, H, W). Raises TableError."""
+        slots: dict[int, list[int]] = {}  # {frame: indices into the result}
         for slot, frame in enumerate(chosen.tolist()):
             slots.setdefault(frame, []).append(slot)
         convert = RGBConverter(self._source.size, short_side)
@@ -242,7 +243,7 @@ class Video:
             if not len(frames):
                 frames = np.empty((len(chosen), *rgb.shape), np.uint8)
             if rgb.shape != frames.shape[1:]:
-                raise VideoError(self.path, TURNED)
+                raise VideoError(self.path, MIXED_ROTATION)
             for slot in slots[frame]:
                 frames[slot] = rgb
         return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W)
@@ -253,7 +254,7 @@ class Video:
         return height, width
 
     def _decode_whole(self) -> None:
-        """The packet table was wrong: count and read by decoding everything from the start."""
+        """Switch to sequential decoding, after the packet table proved wrong."""
         self._source.close()
         self._source = SequentialDecoder(self.path)
         self._warn_of_failure()
@@ -264,9 +265,9 @@ class Video:
 
 
 def open_video(path: str | Path, decoder: str = "auto") -> Video:
-    """Opens a video for reading frames by number: `with open_video(path) as video: video.read([0, 5])`.
+    """Open a video for reading frames by number: `with open_video(path) as video: video.read([0, 5])`.
 
-    Raises VideoError where no frame can be read or the decoder that was asked for is not exact.
+    Raises VideoError where no frame can be read, or where `decoder` is not exact for the file.
     """
     return Video(path, decoder)
 
@@ -280,11 +281,11 @@ def sample_video(
     start_s: float | None = None,
     end_s: float | None = None,
 ) -> Sample:
-    """Opens a video, asks `sampler` which frames of the window [start_s, end_s) to take, reads them.
+    """Open a video and read the frames that `sampler` chooses in the window [start_s, end_s).
 
-    The sampler gets the window's Timeline and returns frame numbers in it, of any shape; they come back
-    flattened. Where only the first part of a video decodes, it is asked again for that part: a VideoWarning
-    is given and recorded. Raises VideoError where nothing can be read.
+    The sampler takes the window's Timeline and returns frame numbers in it, of any shape, which are flattened.
+    Where only the beginning of a video decodes, it samples from that, with a VideoWarning that is also recorded.
+    Raises VideoError where nothing can be read.
     """
     with open_video(path, decoder) as video:
         return video.sample(sampler, short_side=short_side, start_s=start_s, end_s=end_s)
@@ -293,9 +294,9 @@ def sample_video(
 def _frame_numbers(indices: Tensor | Sequence[int], num_frames: int) -> Tensor:
     numbers = torch.as_tensor(indices).flatten()
     if not len(numbers) or numbers.is_floating_point() or numbers.is_complex():
-        raise ValueError(f"frame numbers must be integers, at least one, not {indices!r}")
+        raise ValueError(f"frame numbers must be integers, at least one, got {indices!r}")
     if numbers.min() < 0 or numbers.max() >= num_frames:
-        raise ValueError(f"frame numbers must be from 0 to {num_frames - 1}, not {indices!r}")
+        raise ValueError(f"frame numbers must be from 0 to {num_frames - 1}, got {indices!r}")
     return numbers.long()
 
 

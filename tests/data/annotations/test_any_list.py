@@ -11,9 +11,9 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.annotation_formats import FORMATS, read_annotations
 from vactk.data.annotations.descriptions import read_descriptions
 from vactk.data.annotations.lists import read_list
-from vactk.data.find_annotations import FORMATS, read_annotations
 from vactk.errors import VactkError
 
 # what a cell can hold: no control characters, no ends of lines, no blanks at its ends

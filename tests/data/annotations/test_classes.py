@@ -7,7 +7,6 @@ from vactk.data.annotations.classes import (
     known_classes,
     match_key,
     read_classes,
-    read_word_table,
     words_of,
 )
 from vactk.errors import VactkError
@@ -39,7 +38,7 @@ def test_class_tables_of_every_form(tmp_path, name, text):
         ("a.csv", "id,name\n0,a\n0,b\n", "without gaps or repeats"),
         ("a.csv", "id,name\n0,falling, slowly\n", "line 2 must be a number and a name; quote"),
         ("a.json", '{"a": "x"}', "numbers must be whole numbers"),
-        ("a.json", "3", "is no class table"),
+        ("a.json", "3", "is not a class table"),
     ],
 )
 def test_class_tables_that_are_wrong(tmp_path, name, text, message):
@@ -47,15 +46,6 @@ def test_class_tables_that_are_wrong(tmp_path, name, text, message):
     path.write_text(text)
     with pytest.raises(VactkError, match=message):
         read_classes(path)
-
-
-def test_a_word_table(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_text("b 1\na 0\n")
-    assert read_word_table(path) == ("a", "b")
-    path.write_text("a\n")
-    with pytest.raises(VactkError, match="line 1 must be a word and its number"):
-        read_word_table(path)
 
 
 def test_classes_are_found_in_any_spelling_and_by_number():
@@ -74,7 +64,7 @@ def test_classes_are_found_in_any_spelling_and_by_number():
 
 def test_two_classes_of_one_name_are_refused():
     with pytest.raises(
-        VactkError, match=r"'here' has two classes of one name: 'shake_hands' and 'Shake hands'"
+        VactkError, match=r"'here' has two classes of the same name: 'shake_hands' and 'Shake hands'"
     ):
         ClassIndex(("shake_hands", "Shake hands"), "here")
     with pytest.raises(VactkError, match="has a class without a name"):

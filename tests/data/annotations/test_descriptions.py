@@ -116,14 +116,14 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (["a"], "holds a list of 1; descriptions are a dictionary"),
-        (torch.zeros(2, 3), r"holds a Tensor of shape \(2, 3\); desc"),
+        (["a"], "holds a list of 1; expected a dictionary"),
+        (torch.zeros(2, 3), r"holds a Tensor of shape \(2, 3\); expected"),
         ({"a": torch.zeros(4)}, r"a dictionary of 1 entries, and under 'a' a Tensor of shape \(4,\)"),
         ({"captions": {"a": "x"}}, "and under 'captions' a dictionary with keys such as 'a'"),
         ({"a": "x", "b": ["y", 3]}, "a dictionary of 2 entries, and under 'b' a list with a int"),
         ({"a": "x", "b": " "}, "under 'b' an empty text"),
         ({3: "x"}, "under 3 a text"),
-        ({"a": Harmful()}, r"it asks for '\w+\.mkdir', which could be code; descriptions are"),
+        ({"a": Harmful()}, r"it refers to '\w+\.mkdir', which could be code; expected"),
         ({}, "holds no descriptions"),
     ],
 )
@@ -143,6 +143,6 @@ def test_damaged_files_of_torch_and_enormous_texts_are_refused(tmp_path):
         read_descriptions(path)
     torch.save({"a": "x" * 100_001}, path)
     with pytest.raises(
-        VactkError, match="describes 'a' with 100,001 characters; a description has at most 100,000"
+        VactkError, match="describes 'a' with 100,001 characters; at most 100,000 are allowed"
     ):
         read_descriptions(path)

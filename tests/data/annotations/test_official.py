@@ -54,7 +54,7 @@ def test_ucf101_files_that_are_wrong(tmp_path):
     (folder / "trainlist01.txt").write_text("TaiChi/v_TaiChi_g01_c01.avi 3\n")
     assert "has number 3, YoYo" in read_ucf101(folder).problems[0]
     (folder / "testlist01.txt").write_text("Skiing/v_Skiing_g01_c01.avi\n")
-    with pytest.raises(VactkError, match=r"testlist01.txt' line 1 is of a class that classInd.txt has not"):
+    with pytest.raises(VactkError, match=r"testlist01.txt' line 1 has a class missing from classInd.txt"):
         read_ucf101(folder)
     (folder / "classInd.txt").write_text("ApplyEyeMakeup\n")
     with pytest.raises(VactkError, match=r"classInd.txt' line 1 must be a number and a class"):
@@ -94,7 +94,7 @@ def test_something_something_files_that_are_wrong(tmp_path):
     wrong(read_ssv2_labels, path, '{"a": "0", "b": "2"}', "must be 0 to 1, each once")
     wrong(read_ssv2_list, path, "{}", "must hold a list of videos")
     wrong(read_ssv2_list, path, '[{"label": "x"}]', "every video needs an id")
-    wrong(read_ssv2_answers, tmp_path / "a.csv", "1,x\n", "must be an id and a class with ';' between them")
+    wrong(read_ssv2_answers, tmp_path / "a.csv", "1,x\n", "must be an id and a class separated by ';'")
 
 
 def test_msrvtt_files_that_are_wrong(tmp_path):
@@ -104,7 +104,7 @@ def test_msrvtt_files_that_are_wrong(tmp_path):
         read_msrvtt_csv,
         tmp_path / "x.csv",
         "key,sentence\nret0,a dog\n",
-        "must be a video's id, or the first line",
+        "must be a video id, unless the first line",
     )
     wrong(
         read_msrvtt_csv,
@@ -125,7 +125,7 @@ def test_msrvtt_files_that_are_wrong(tmp_path):
         json.dumps({"videos": [], "sentences": [{"video_id": "video1", "sen_id": 0, "caption": "x"}]})
     )
     assert read_msrvtt_json(tmp_path / "y.json").problems == (
-        "captions for 'video1', which is not among the videos",
+        "captions for 'video1', which is not in the list of videos",
     )
 
 
@@ -137,10 +137,10 @@ class Harmful:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps({"video1": Harmful()}), r"it asks for .*\.mkdir"),
-        (pickle.dumps({"video1": "3"}), "it holds no table of numbers"),
-        (pickle.dumps(["video1"]), "it holds no table of numbers"),
-        (pickle.dumps({3: 1}), "3 is no text"),
+        (pickle.dumps({"video1": Harmful()}), r"it refers to .*\.mkdir"),
+        (pickle.dumps({"video1": "3"}), "not a table of numbers"),
+        (pickle.dumps(["video1"]), "not a table of numbers"),
+        (pickle.dumps({3: 1}), "3 is not text"),
         (b"\x80\x02}r\xff\xff\xff\x7f.", "it numbers more objects than it holds"),
         (b"nothing", "is not a pickled table"),
         (b"", "is not a pickled table"),
@@ -160,4 +160,4 @@ def test_msrvtts_empty_captions_are_left_out_and_counted(tmp_path):
     path.write_text(path.read_text().replace("caption 1 of 2", " "))
     found = read_msrvtt_json(path)
     assert found.splits["val"][0].captions == ("caption 0 of 2", "caption 2 of 2")
-    assert found.problems == ("1 empty captions are left out",)
+    assert found.problems == ("1 empty captions are ignored",)

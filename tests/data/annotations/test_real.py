@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.annotation_formats import FORMATS, read_annotations
 from vactk.data.annotations.classes import ClassIndex, read_classes
 from vactk.data.annotations.entries import Annotations, labels_of
 from vactk.data.annotations.lists import read_list
 from vactk.data.annotations.ssv2 import read_ssv2_labels, read_ssv2_list
-from vactk.data.find_annotations import FORMATS, read_annotations
-from vactk.errors import VactkError
 
 # expected.json's words for a format -> vactk's
 NAMES = {
@@ -30,13 +29,16 @@ NAMES = {
     "msr-vtt json": "msrvtt-json",
     "path,label (last comma separates)": "comma-list",
     "path label (last blank separates)": "blank-list",
-    "word index table": "words",
 }
+
+
+NOT_READ = {"word index table"}  # M2-CLIP's vocabulary: vactk makes its own of the class names
 
 
 def sets(config: pytest.Config) -> list[dict]:
     path = config.getoption("--data") / "expected.json"
-    return json.loads(path.read_text())["annotations"] if path.is_file() else []
+    found = json.loads(path.read_text())["annotations"] if path.is_file() else []
+    return [item for item in found if item["format"] not in NOT_READ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -127,10 +129,3 @@ def test_class_tables_in_json_read_either_way(data_dir):
             content if path.name.endswith("index2cls.json") else {n: name for name, n in content.items()}
         )
         assert read_classes(path) == tuple(by_number[key] for key in sorted(by_number, key=int))
-
-
-def test_an_unknown_format_is_named():
-    with pytest.raises(
-        VactkError, match="unknown annotation format 'kinetics-cvs'; did you mean 'kinetics-csv'"
-    ):
-        read_annotations(Path(), "kinetics-cvs")

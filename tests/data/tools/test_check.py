@@ -6,10 +6,10 @@ import time
 import pytest
 
 from tests.data import trees
+from tests.data.annotation_formats import read_annotations
 from tests.video.conftest import write_video
 from vactk.data.benchmarks import BENCHMARKS
-from vactk.data.custom_dataset import open_user_data
-from vactk.data.find_annotations import read_annotations
+from vactk.data.custom_dataset import open_custom_dataset
 from vactk.data.records import Record, VideoSet
 from vactk.data.tools import check
 from vactk.data.tools.check import check_videos, contradictions, find_duplicates, read_excluded, write_report
@@ -125,7 +125,7 @@ def test_swapped_classes_of_a_published_list_are_found(data_dir, tmp_path):
         pytest.skip("no lists of ViFi-CLIP here")
     (tmp_path / "val1.txt").write_bytes(listing.read_bytes())
     (tmp_path / "classes.csv").write_bytes(table.read_bytes())
-    videos = open_user_data(tmp_path / "val1.txt").load("all", strict=False)
+    videos = open_custom_dataset(tmp_path / "val1.txt").load("all", strict=False)
     found = contradictions(videos)
     if len(videos.records) != 1530:
         pytest.skip("not the whole list")

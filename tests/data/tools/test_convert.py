@@ -6,7 +6,7 @@ import torch
 from tests.data import trees
 from tests.video.conftest import write_video
 from vactk.data.benchmarks import BENCHMARKS
-from vactk.data.tools.convert import convert
+from vactk.data.tools.convert import Encoding, convert
 from vactk.errors import VactkError
 from vactk.video import open_video
 
@@ -28,8 +28,8 @@ def source(tmp_path):
 @pytest.mark.filterwarnings("ignore:only the first")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_frame_is_kept_at_its_time(source, tmp_path, workers):
-    result = convert(source, tmp_path / "out", short_side=64, workers=workers)
-    assert (result.converted, result.there) == (3, 0)
+    result = convert(source, tmp_path / "out", Encoding(short_side=64), workers=workers)
+    assert (result.converted, result.existing) == (3, 0)
     assert list(result.partial) == [str(source / "half.mp4")]
     assert list(result.unreadable) == [str(source / "broken.webm")]
     assert (tmp_path / "out/list.txt").read_text() == "a/wide.mp4 0\n"
@@ -55,18 +55,18 @@ def test_every_frame_is_kept_at_its_time(source, tmp_path, workers):
 
 
 def test_going_on_keeps_what_is_there(source, tmp_path):
-    convert(source, tmp_path / "out", short_side=64, workers=0)
+    convert(source, tmp_path / "out", Encoding(short_side=64), workers=0)
     kept = (tmp_path / "out/a/wide.mp4").stat().st_mtime_ns
     (tmp_path / "out/a/turned.mp4").unlink()
-    result = convert(source, tmp_path / "out", short_side=64, workers=0)
-    assert (result.converted, result.there) == (1, 3)
+    result = convert(source, tmp_path / "out", Encoding(short_side=64), workers=0)
+    assert (result.converted, result.existing) == (1, 3)
     assert (tmp_path / "out/a/wide.mp4").stat().st_mtime_ns == kept
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_a_converted_benchmark_is_one(tmp_path):
     root = trees.hmdb51(tmp_path / "old", make=trees.tiny_video)
-    convert(root, tmp_path / "new", short_side=32, workers=0)
+    convert(root, tmp_path / "new", Encoding(short_side=32), workers=0)
     old, new = (BENCHMARKS["hmdb51"].load("train1", root=place) for place in (root, tmp_path / "new"))
     assert [(r.name, r.label) for r in old.records] == [(r.name, r.label) for r in new.records]
     assert {record.video.suffix for record in new.records} == {".mp4"}
@@ -80,5 +80,5 @@ def test_what_cannot_be_converted_is_said(tmp_path):
     trees.touch(tmp_path / "x/1.mkv")
     with pytest.raises(VactkError, match=r"1.avi' and '.*1.mkv' would both become '.*1.mp4'"):
         convert(tmp_path / "x", tmp_path / "out", workers=0)
-    with pytest.raises(VactkError, match=r"lies in '.*x': choose another --output"):
+    with pytest.raises(VactkError, match=r"is inside '.*x'; choose another --output"):
         convert(tmp_path / "x", tmp_path / "x/out", workers=0)

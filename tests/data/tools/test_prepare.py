@@ -4,11 +4,14 @@ import io
 import json
 import os
 import stat
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
+import rarfile
 
 from tests.data import trees
 from vactk.data.benchmarks import BENCHMARKS
@@ -92,7 +95,7 @@ def test_what_is_there_and_what_is_not(tmp_path):
     state = inspect_benchmark(BENCHMARKS["ucf101"], root)
     assert (state.splits["test1"].on_disk, state.splits["test1"].listed) == (2, 3)
     with pytest.raises(
-        VactkError, match=r"ucf101 is not there: looked in .*: no such folder. Fetch UCF101.rar"
+        VactkError, match=r"ucf101 was not found: looked in .*: no such folder. Fetch UCF101.rar"
     ):
         prepare(BENCHMARKS["ucf101"], tmp_path / "gone")
     (tmp_path / "empty").mkdir()
@@ -200,7 +203,9 @@ def test_paths_out_of_the_folder_are_refused_and_nothing_is_left(tmp_path, make,
     archive = make(folder / ("a.zip" if make is evil_zip else "a.tar"), name)
     if make is evil_zip and "\\" in name and os.sep == "/":
         assert name in zipfile.ZipFile(archive).namelist()
-    with pytest.raises(VactkError, match=r"is refused: its entry .* would be written outside of its folder"):
+    with pytest.raises(
+        VactkError, match=r"is refused: its entry .* would be written outside of the target folder"
+    ):
         unpack((archive,), folder / "out")
     assert [path.name for path in folder.iterdir()] == [archive.name]
     assert not list(tmp_path.rglob("evil*"))
@@ -234,41 +239,83 @@ def test_an_archive_that_does_not_fit_is_refused(tmp_path, monkeypatch):
         unpack((path,), tmp_path / "out")
 
 
+def write_rar(path: Path, content: dict[str, bytes], *, method: int = 0x30, mode: int = 0o100644) -> Path:
+    """A RAR 3 archive of files that are stored as they are; another `method` says that they are compressed."""
+
+    def block(kind: int, flags: int, rest: bytes) -> bytes:
+        header = struct.pack("<BHH", kind, flags, 7 + len(rest)) + rest
+        return struct.pack("<H", zlib.crc32(header) & 0xFFFF) + header
+
+    archive = b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6))
+    for name, data in content.items():
+        coded, size = name.encode(), len(data)
+        fields = (size, size, 3, zlib.crc32(data), 0, 29, method, len(coded), mode)
+        archive += block(0x74, 0x8000, struct.pack("<LLBLLBBHL", *fields) + coded) + data
+    path.write_bytes(archive + block(0x7B, 0x4000, b""))
+    return path
+
+
 @pytest.fixture
-def tools(tmp_path, monkeypatch):
-    """A folder of programs, the only ones on the path but the system's shell."""
+def programs(tmp_path, monkeypatch):
+    """A folder of programs, the only ones that are found."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    monkeypatch.setattr(
-        unpacking.shutil, "which", lambda name: str(folder / name) if (folder / name).exists() else None
-    )
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(rarfile, "CURRENT_SETUP", None)  # which program was found before
     return folder
 
 
-def tool(folder: Path, name: str, script: str) -> None:
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
+def test_stored_rar_needs_no_program(tmp_path, programs):
+    made = {"x/1.avi": b"one", "x/2.avi": b"two"}
+    unpack((write_rar(tmp_path / "a.rar", made),), tmp_path / "out")
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in made} == made
 
 
-def test_rar_takes_a_program_that_is_named_where_there_is_none(tmp_path, tools):
-    (tmp_path / "a.rar").write_bytes(b"Rar!")
+def test_rar_inside_another_archive_is_unpacked_too(tmp_path, programs):
+    inner = write_rar(tmp_path / "kick.rar", {"1.avi": b"one"}).read_bytes()
+    unpack((write_rar(tmp_path / "hmdb51_org.rar", {"kick.rar": inner}),), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["kick", "1.avi"]
+
+
+@pytest.mark.parametrize("name", ["../1.avi", "x/../../1.avi", "/1.avi", "..\\1.avi", "C:/1.avi"])
+def test_rar_with_paths_outside_of_its_folder_is_refused(tmp_path, programs, name):
+    with pytest.raises(VactkError, match=r"a.rar' is refused: its entry '.*1.avi' would be written outside"):
+        unpack((write_rar(tmp_path / "a.rar", {"good": b"", name: b"one"}),), tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.rar", "bin"}
+
+
+def test_rar_with_a_link_is_refused(tmp_path, programs):
+    path = write_rar(tmp_path / "a.rar", {"link": b"/etc/passwd"}, mode=0o120777)
+    with pytest.raises(VactkError, match="its entry 'link' is a link"):
+        unpack((path,), tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:40], lambda data: data.replace(b"one", b"ono")])
+def test_damaged_rar_is_named(tmp_path, programs, damage):
+    path = write_rar(tmp_path / "a.rar", {"1.avi": b"one"})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(VactkError, match=r"cannot unpack '.*a.rar': .*; fetch it again"):
+        unpack((path,), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_compressed_rar_needs_a_program_and_names_those_that_will_do(tmp_path, programs):
+    path = write_rar(tmp_path / "a.rar", {"1.avi": b"one"}, method=0x33)
     with pytest.raises(
-        VactkError, match=r"a.rar' is a RAR archive, .* install one of unrar, bsdtar, unar, 7z, or unpack"
+        VactkError, match=r"a.rar' is a RAR archive, .* install one of unrar, unar, 7z, bsdtar, or"
     ):
-        unpack((tmp_path / "a.rar",), tmp_path / "out")
+        unpack((path,), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell script")
-def test_rar_is_unpacked_by_the_program_that_is_there(tmp_path, tools):
-    (tmp_path / "a.rar").write_bytes(b"Rar!")
-    tool(tools, "unrar", 'if [ "$1" = lb ]; then echo "x/1.avi"; else mkdir "$5/x"; touch "$5/x/1.avi"; fi')
-    unpack((tmp_path / "a.rar",), tmp_path / "out")
-    assert (tmp_path / "out/x/1.avi").is_file()
-    tool(tools, "unrar", 'echo "../1.avi"')
-    with pytest.raises(VactkError, match=r"its entry '../1.avi' would be written outside"):
-        unpack((tmp_path / "a.rar",), tmp_path / "other")
-    tool(tools, "unrar", "echo broken header >&2; exit 3")
-    with pytest.raises(VactkError, match=r"cannot unpack '.*a.rar': unrar says: broken header"):
-        unpack((tmp_path / "a.rar",), tmp_path / "other")
+def test_compressed_rar_is_decoded_by_the_program_that_is_there(tmp_path, programs):
+    path = write_rar(tmp_path / "a.rar", {"x/1.avi": b"one"}, method=0x33)
+    program = programs / "unrar"
+    program.write_text('#!/bin/sh\n[ "$1" = p ] && printf one || exit 0\n')
+    program.chmod(0o755)
+    unpack((path,), tmp_path / "out")
+    assert (tmp_path / "out/x/1.avi").read_bytes() == b"one"
+    program.write_text('#!/bin/sh\n[ "$1" = p ] && exit 3 || exit 0\n')
+    with pytest.raises(VactkError, match=r"cannot unpack '.*a.rar': .*; fetch it again"):
+        unpack((path,), tmp_path / "other")

@@ -1,1 +1,1 @@
-"""Annotation files, as distributed, as entries: what they say of each video, before any file is looked for."""
+"""Readers of annotation files as distributed; no video file is looked for here."""

@@ -13,13 +13,13 @@ from vactk.errors import VactkError
 from vactk.weights.torch_file import read_plain_data
 
 Descriptions = dict[str, tuple[str, ...]]
-LONGEST = 100_000  # characters of a description: what is longer is no description, but a file in its place
+MAX_LENGTH = 100_000  # characters of a description; a longer text is some other file's content
 
 
 def read_descriptions(path: Path) -> Descriptions:
-    """{video as written: its texts}, with the texts of several lines of one video added up.
+    """Return {video as written: its texts}; the texts of several lines of one video are joined in one tuple.
 
-    Raises VactkError with what was found instead, and where.
+    Raises VactkError, which says what was found instead and where.
     """
     if not path.is_file():
         raise VactkError(f"cannot read descriptions from '{path}': there is no such file")
@@ -28,17 +28,17 @@ def read_descriptions(path: Path) -> Descriptions:
         raise VactkError(f"'{path}' holds no descriptions")
     for video, texts in found.items():
         longest = max(map(len, texts), default=0)
-        if longest > LONGEST:
+        if longest > MAX_LENGTH:
             raise VactkError(
-                f"'{path}' describes '{video}' with {longest:,} characters; a description has at most {LONGEST:,}"
+                f"'{path}' describes '{video}' with {longest:,} characters; at most {MAX_LENGTH:,} are allowed"
             )
     return {video: tuple(" ".join(text.split()) for text in texts) for video, texts in found.items()}
 
 
 def _from_json_lines(path: Path) -> Descriptions:
-    """Lines {"video": PATH, "descriptions": [TEXT, ...]}."""
+    """Read lines {"video": PATH, "descriptions": [TEXT, ...]}."""
     try:
-        # not splitlines: JSON may hold other ends of lines, such as U+2028, as they are
+        # not splitlines: JSON strings may contain other line separators, such as U+2028
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise VactkError(f"cannot read descriptions from '{path}': {error}") from error
@@ -55,14 +55,14 @@ def _from_json_lines(path: Path) -> Descriptions:
             ) from error
         if not isinstance(video, str) or not isinstance(texts, list) or not all(map(_is_text, texts)):
             raise VactkError(
-                f"line {number} of '{path}': descriptions must be a list of texts that say something"
+                f"line {number} of '{path}': descriptions must be a list of texts that are not blank"
             )
         found.setdefault(video, []).extend(texts)
     return {video: tuple(texts) for video, texts in found.items()}
 
 
 def _from_table(path: Path) -> Descriptions:
-    """A row for each text: a column of videos and one of captions, named in the first line."""
+    """Read a row per text: a column of videos and one of captions, named in the first line."""
     found: dict[str, tuple[str, ...]] = {}
     for entry in read_list(path).entries:
         found[entry.video] = (*found.get(entry.video, ()), *entry.captions)
@@ -75,13 +75,13 @@ def _from_table(path: Path) -> Descriptions:
 
 
 def _from_torch(path: Path) -> Descriptions:
-    """A dictionary of each video's text or list of texts, read as data; nothing in the file is run."""
-    wanted = "descriptions are a dictionary of videos' names and each one's text, or list of texts"
+    """Read a dictionary of each video's text or list of texts, as data; nothing in the file is run."""
+    wanted = "expected a dictionary from video names to a text or a list of texts"
     try:
         content = read_plain_data(path)
     except VactkError as error:
         code = re.search(r"GLOBAL (\S+)", str(error.__cause__))
-        found = f"it asks for '{code[1]}', which could be code" if code else str(error)
+        found = f"it refers to '{code[1]}', which could be code" if code else str(error)
         raise VactkError(f"cannot read descriptions from '{path}': {found}; {wanted}") from error
     if not isinstance(content, Mapping):
         raise VactkError(f"'{path}' holds {_kind(content)}; {wanted}")
@@ -93,7 +93,7 @@ def _from_torch(path: Path) -> Descriptions:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Describe a value in a few words."""
     if isinstance(value, Mapping):
         return f"a dictionary with keys such as {next(iter(value), 'none')!r:.40}"
     if isinstance(value, str):

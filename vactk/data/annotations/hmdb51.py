@@ -14,32 +14,32 @@ FLAGS = {"0": "unused", "1": "train", "2": "test"}
 
 
 def read_hmdb51(folder: Path) -> Annotations:
-    """Splits `train1`, `test1`, `unused1` and so on for each split of the folder, and `all`.
+    """Read `train1`, `test1`, `unused1` and so on for each split of the folder, and `all`.
 
-    Classes are in the order of their names, which is not that of the files' names. Raises VactkError where
-    there are no such files, or a line is not a name and a flag.
+    Classes are sorted by name, which is not the order of the files' names. Raises VactkError where there are no
+    such files, or a line is not a name and a flag.
     """
-    parts: dict[str, list[AnnotationEntry]] = {}
+    splits: dict[str, list[AnnotationEntry]] = {}
     files = _split_files(folder)
     classes = tuple(sorted({label for label, _ in files}))
     for label, number in sorted(files, key=lambda file: (int(file[1]), file[0])):
-        for part in FLAGS.values():
-            parts.setdefault(f"{part}{number}", [])
+        for kind in FLAGS.values():
+            splits.setdefault(f"{kind}{number}", [])
         path = files[label, number]
         for line_number, line in read_lines(path):
             name, _, flag = line.rpartition(" ")
             if not name.strip() or flag not in FLAGS:
                 raise wrong_line(path, line_number, f"must be a file name and 0, 1 or 2, got '{line}'")
-            parts[f"{FLAGS[flag]}{number}"].append(
+            splits[f"{FLAGS[flag]}{number}"].append(
                 AnnotationEntry(video=f"{label}/{name.strip()}", label=label)
             )
     numbers = {number for _, number in files}
     missing = [f"{label} split {n}" for label in classes for n in sorted(numbers) if (label, n) not in files]
-    everything = {entry.video: entry for entries in parts.values() for entry in entries}
+    everything = {entry.video: entry for entries in splits.values() for entry in entries}
     return Annotations(
         classes=classes,
         splits={
-            **{part: tuple(entries) for part, entries in parts.items()},
+            **{name: tuple(entries) for name, entries in splits.items()},
             "all": tuple(sorted(everything.values(), key=lambda entry: entry.video)),
         },
         problems=tuple(f"no file for class {name}" for name in missing),

@@ -1,4 +1,4 @@
-"""Kinetics' official lists: a label and a part of a YouTube video a row, as CSV or JSON."""
+"""Kinetics' official lists: a label and a segment of a YouTube video per row, as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 def read_kinetics_csv(path: Path) -> Annotations:
-    """One split or several; `label`, `split` and further columns need not be there.
+    """Read one split or several; `label`, `split` and further columns are optional.
 
-    Files are looked for as ID_000012_000022, as the official copies are named, then as ID.
+    Videos are named ID_000012_000022, as in the official copies, or else ID. Raises VactkError.
     """
     rows = read_rows(path, ",")
     try:
@@ -25,7 +25,7 @@ def read_kinetics_csv(path: Path) -> Annotations:
     except StopIteration:
         raise VactkError(f"'{path}' is empty") from None
     if not set(COLUMNS) <= set(header):
-        raise VactkError(f"'{path}' is no list of Kinetics: its first line must name {', '.join(COLUMNS)}")
+        raise VactkError(f"'{path}' is not a Kinetics list: its first line must name {', '.join(COLUMNS)}")
     listed = []
     for number, cells in rows:
         row = dict(zip(header, cells, strict=False))
@@ -41,10 +41,10 @@ def read_kinetics_csv(path: Path) -> Annotations:
 
 
 def read_kinetics_json(path: Path) -> Annotations:
-    """The same lists in their JSON form: {ID: {"annotations": {"label", "segment"}, "subset"}}."""
+    """Read {ID: {"annotations": {"label", "segment"}, "subset"}}. Raises VactkError."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise VactkError(f"'{path}' is no list of Kinetics: it must hold an object")
+        raise VactkError(f"'{path}' is not a Kinetics list: it must hold an object")
     listed = []
     for video, item in content.items():
         try:
@@ -59,7 +59,7 @@ def read_kinetics_json(path: Path) -> Annotations:
 
 def _entry(video: str, label: str | None, start_s: float, end_s: float) -> AnnotationEntry:
     if not (math.isfinite(start_s) and math.isfinite(end_s) and (label is None or isinstance(label, str))):
-        raise ValueError("a label is text, and times are numbers")
+        raise ValueError("a label must be text, and times numbers")
     name = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
     return AnnotationEntry(video=name, label=label, other_names=(video,), length_s=end_s - start_s)
 

@@ -1,4 +1,4 @@
-"""Lists of paths and labels: tables with named columns, and the bare lists of the original projects."""
+"""Lists of paths and labels: tables with named columns, and the headerless lists of the original projects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vactk.errors import VactkError
 from vactk.files.text import DELIMITERS, read_json, read_json_lines, read_lines, read_rows, wrong_line
 from vactk.video.container import is_video_name
 
-# The names that a column goes by, in the order of preference.
+# Accepted names of each column, in the order of preference.
 COLUMNS = {
     "video": ("path", "video", "video_path", "file", "filename", "file_path", "filepath", "video_id", "clip"),
     "label": ("label", "class", "action", "category", "label_name", "class_name"),
@@ -25,7 +25,7 @@ LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson",
 
 
 def read_list(path: Path) -> Annotations:
-    """A list in whichever form its lines show, whatever its suffix. Raises VactkError where none fits."""
+    """Read a list, whose form is recognised by its content. Raises VactkError where none fits."""
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
         return _table(path, read_json_lines(path))
@@ -41,12 +41,12 @@ def read_list(path: Path) -> Annotations:
 
 
 def read_comma_list(path: Path) -> Annotations:
-    """Open-VCLIP's lists, without a header: `path,label`, or with a third column of other numbers."""
+    """Read Open-VCLIP's lists, without a header: `path,label`, or with a third column of other numbers."""
     return read_delimited_list(path, ",")
 
 
 def read_delimited_list(path: Path, delimiter: str) -> Annotations:
-    """Lists without a header: a path, which may hold the delimiter, and a label."""
+    """Read a list without a header: a path, which may contain the delimiter, and a label."""
     entries = []
     for number, line in read_lines(path):
         video, found, label = line.rpartition(delimiter)
@@ -60,7 +60,7 @@ def read_delimited_list(path: Path, delimiter: str) -> Annotations:
 
 
 def read_blank_list(path: Path) -> Annotations:
-    """ViFi-CLIP's and M2-CLIP's lists: `path label`, parted by the last blank, or paths alone."""
+    """Read ViFi-CLIP's and M2-CLIP's lists: `path label`, split at the last space, or paths alone."""
     entries = []
     for number, line in read_lines(path):
         video, blank, label = line.rpartition(" ")
@@ -71,7 +71,7 @@ def read_blank_list(path: Path) -> Annotations:
         entries.append(AnnotationEntry(video=video.strip(), label=label or None))
     if len({entry.label is None for entry in entries}) > 1:
         video = next(entry.video for entry in entries if entry.label is None)
-        raise VactkError(f"'{path}' has labels for some videos, but none for '{video}'")
+        raise VactkError(f"'{path}' has labels for some videos but not for '{video}'")
     return _of(path, entries)
 
 
@@ -80,15 +80,15 @@ def _of(path: Path, entries: list[AnnotationEntry]) -> Annotations:
 
 
 def _expected(delimiter: str, line: str) -> str:
-    sign = {"\t": "tab", " ": "blank"}.get(delimiter, f"'{delimiter}'")
+    sign = {"\t": "tab", " ": "space"}.get(delimiter, f"'{delimiter}'")
     return (
-        f"has no {sign} between path and label: '{line[:80]}'; separate them so, or name the columns in the "
-        "first line, such as path,label,start,end"
+        f"has no {sign} between path and label: '{line[:80]}'; add it, or name the columns in the first line, "
+        "such as path,label,start,end"
     )
 
 
 def _separator(lines: Sequence[str], suffix: str) -> str:
-    """What parts path and label where there is no header: as most lines show, else as all allow, best by suffix."""
+    """Guess the separator of a headerless list: what most lines show, else what all allow, by suffix."""
     shown = {separator: sum(_shows(line, separator) for line in lines) for separator in BARE_LISTS}
     best = max(shown, key=lambda separator: shown[separator])
     if shown[best]:
@@ -99,7 +99,7 @@ def _separator(lines: Sequence[str], suffix: str) -> str:
 
 
 def _shows(line: str, separator: str) -> bool:
-    """Whether the separator leaves a video's name or a class's number; blanks also part paths from no label."""
+    """Whether splitting at the separator leaves a video's name or a class number; a bare path shows a space."""
     if separator == " " and is_video_name(line):
         return True
     video, _, label = (cell.strip().strip('"') for cell in line.rpartition(separator))
@@ -107,7 +107,7 @@ def _shows(line: str, separator: str) -> bool:
 
 
 def _header_delimiter(line: str) -> str | None:
-    """The delimiter with which the line is a header that names a column of paths; blanks part known names alone."""
+    """Return the delimiter that makes the line a header with a path column; spaces only for known names."""
     known = {name for columns in COLUMNS.values() for name in columns}
     for delimiter in (*DELIMITERS, " "):
         names = {cell.strip().strip('"').lower() for cell in line.split(delimiter)}
@@ -133,7 +133,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = read_json(path)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise VactkError(
-            f'\'{path}\' is no list of videos: it must hold [{{"video": ..., "label": ...}}, ...]'
+            f'\'{path}\' is not a list of videos: it must hold [{{"video": ..., "label": ...}}, ...]'
         )
     yield from enumerate(rows, 1)
 
@@ -144,7 +144,7 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         cells = {str(name).lower(): value for name, value in row.items() if value not in (None, "")}
         video = _cell(cells, "video")
         if video is None:
-            raise wrong_line(path, number, f"names no video: a column must be called {COLUMNS['video'][0]}")
+            raise wrong_line(path, number, f"names no video; one column must be named {COLUMNS['video'][0]}")
         label, captions = _cell(cells, "label"), _cell(cells, "caption") or []
         if not isinstance(captions, (str, list)):
             raise wrong_line(path, number, f"has a caption that is neither text nor a list: {captions}")
@@ -165,7 +165,7 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         raise VactkError(f"'{path}' lists no videos")
     labelled = {entry.label is not None for entries in splits.values() for entry in entries}
     if len(labelled) > 1:
-        raise VactkError(f"'{path}' has labels for some videos only")
+        raise VactkError(f"'{path}' has labels for some videos but not for all")
     found = {name: tuple(entries) for name, entries in splits.items()}
     return Annotations(classes=labels_of(e for entries in found.values() for e in entries), splits=found)
 
@@ -186,7 +186,7 @@ def _seconds(path: Path, number: int, value: Any) -> float | None:
     return seconds
 
 
-# By what parts path and label, in the order in which a first line is tried.
+# Readers by separator, in the order in which they are tried.
 BARE_LISTS: dict[str, Callable[[Path], Annotations]] = {
     "\t": lambda path: read_delimited_list(path, "\t"),
     ",": read_comma_list,

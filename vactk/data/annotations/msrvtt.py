@@ -1,7 +1,7 @@
-"""MSR-VTT's JSON of videos and captions, and the lists of ids or of id and caption that split it.
+"""MSR-VTT's JSON of videos and captions, and its split lists of ids, or of ids and captions.
 
-The archive that most projects use (MSRVTT.zip of Frozen in Time) has other files than Microsoft's: MSR_VTT.json in
-the form of COCO, lists of bare ids, and a pickled table of the caption of each video that 1k-A tests.
+The archive that most projects use (MSRVTT.zip of Frozen in Time) differs from Microsoft's: MSR_VTT.json in COCO's
+format, lists of bare ids, and a pickled table of the caption that 1k-A uses for each video.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLIT_NAMES = {"validate": "val", "validation": "val"}
 
 
 def read_msrvtt_json(path: Path) -> Annotations:
-    """Splits as the field `split` says. Captions are in the order of their numbers, and may repeat."""
+    """Read the splits that the field `split` names. Captions are in the order of their numbers, and may repeat."""
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
         return _from_coco(path, content["annotations"])
@@ -45,16 +45,16 @@ def read_msrvtt_json(path: Path) -> Annotations:
             f"'{path}' must hold `videos` with video_id and `sentences` with video_id, sen_id and caption "
             f"({type(error).__name__}: {error})"
         ) from error
-    problems = [f"captions for '{video}', which is not among the videos" for video in captions]
+    problems = [f"captions for '{video}', which is not in the list of videos" for video in captions]
     if len(sentences) < len(content["sentences"]):
-        problems.append(f"{len(content['sentences']) - len(sentences):,} empty captions are left out")
+        problems.append(f"{len(content['sentences']) - len(sentences):,} empty captions are ignored")
     return Annotations(
         splits={name: tuple(entries) for name, entries in splits.items()}, problems=tuple(problems)
     )
 
 
 def read_msrvtt_csv(path: Path) -> Annotations:
-    """A list with a header that names `video_id`, perhaps `sentence`, or ids alone, a line each."""
+    """Read a list with a header that names `video_id`, perhaps `sentence`, or bare ids, one per line."""
     first = next(read_lines(path), None)
     if first is None:
         raise VactkError(f"'{path}' is empty")
@@ -78,13 +78,15 @@ def _ids(path: Path) -> list[AnnotationEntry]:
     for number, line in read_lines(path):
         name = line.strip('"')
         if any(delimiter in name for delimiter in DELIMITERS) or " " in name:
-            raise wrong_line(path, number, f"must be a video's id, or the first line name video_id: '{line}'")
+            raise wrong_line(
+                path, number, f"must be a video id, unless the first line names video_id: '{line}'"
+            )
         entries.append(AnnotationEntry(video=bare_name(name)))
     return entries
 
 
 def _from_coco(path: Path, annotations: object) -> Annotations:
-    """{"annotations": [{"image_id": VIDEO, "caption": TEXT}]}, one split `all`; captions in the file's order."""
+    """Read {"annotations": [{"image_id": VIDEO, "caption": TEXT}]} as one split, `all`."""
     captions: dict[str, list[str]] = {}
     try:
         for annotation in annotations:  # type: ignore[attr-defined]
@@ -101,9 +103,9 @@ def _from_coco(path: Path, annotations: object) -> Annotations:
 
 
 def read_caption_numbers(path: Path) -> dict[str, int]:
-    """jsfusion_val_caption_idx.pkl: the number, from 0, of the caption with which 1k-A asks for each video.
+    """Read jsfusion_val_caption_idx.pkl: the index of the caption that 1k-A uses for each video.
 
-    Raises VactkError where the pickle is anything but a table of text and numbers; nothing in it is run.
+    Nothing in the pickle is run. Raises VactkError where it is anything but a table of text and numbers.
     """
     try:
         content = path.read_bytes()
@@ -111,27 +113,29 @@ def read_caption_numbers(path: Path) -> dict[str, int]:
             op.name in ("PUT", "LONG_BINPUT") and int(arg or 0) > len(content)
             for op, arg, _ in genops(content)
         ):
-            raise ValueError("it numbers more objects than it holds")  # and would take the memory for them
-        table = _NothingRun(io.BytesIO(content)).load()
+            raise ValueError(
+                "it numbers more objects than it holds"
+            )  # for which pickle would allocate memory
+        table = _PlainUnpickler(io.BytesIO(content)).load()
         if not isinstance(table, dict) or not all(type(number) is int for number in table.values()):
-            raise TypeError("it holds no table of numbers")
+            raise TypeError("not a table of numbers")
         return {bare_name(_text(video)): number for video, number in table.items()}
-    except Exception as error:  # of damaged bytes pickle raises nearly anything
+    except Exception as error:  # pickle raises nearly anything on damaged data
         raise VactkError(
             f"'{path}' is not a pickled table of videos and numbers ({error or type(error).__name__})"
         ) from error
 
 
-class _NothingRun(pickle.Unpickler):
-    """Reads plain values; whatever names a class or a function is refused."""
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads plain values; refuses everything that names a class or a function."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:40]} is no text")
+        raise TypeError(f"{str(value)[:40]} is not text")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Something-Something v2's official files: a label table, lists of videos, and the answers of the test."""
+"""Something-Something v2's official files: a label table, lists of videos, and the test labels."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from vactk.files.text import read_json, read_rows, wrong_line
 
 
 def read_ssv2_labels(path: Path) -> Annotations:
-    """{template without brackets: number as text} as classes in the order of their numbers."""
+    """Read {template without brackets: number as text} as classes in the order of their numbers."""
     table = read_json(path)
     try:
         numbers = {label: int(number) for label, number in table.items()}
     except (AttributeError, ArithmeticError, TypeError, ValueError):
         raise VactkError(f"'{path}' must map every class to a number") from None
     if sorted(numbers.values()) != list(range(len(numbers))):
-        raise VactkError(f"'{path}': the numbers of the classes must be 0 to {len(numbers) - 1}, each once")
+        raise VactkError(f"'{path}': class numbers must be 0 to {len(numbers) - 1}, each once")
     return Annotations(classes=tuple(sorted(numbers, key=lambda label: numbers[label])))
 
 
 def read_ssv2_list(path: Path) -> Annotations:
-    """A list of videos. A video's class is its template without brackets; test videos have none."""
+    """Read a list of videos. A video's class is its template without brackets; test videos have none."""
     items = read_json(path)
     if not isinstance(items, list):
         raise VactkError(f"'{path}' must hold a list of videos")
@@ -44,10 +44,10 @@ def read_ssv2_list(path: Path) -> Annotations:
 
 
 def read_ssv2_answers(path: Path) -> Annotations:
-    """The classes of the test videos: rows of `id;template without brackets`."""
+    """Read the classes of the test videos: rows of `id;template without brackets`."""
     entries = []
     for number, cells in read_rows(path, ";"):
         if len(cells) != 2:
-            raise wrong_line(path, number, "must be an id and a class with ';' between them")
+            raise wrong_line(path, number, "must be an id and a class separated by ';'")
         entries.append(AnnotationEntry(video=cells[0], label=cells[1]))
     return Annotations(classes=labels_of(entries), splits={path.stem: tuple(entries)})

@@ -10,15 +10,15 @@ from vactk.data.annotations.entries import AnnotationEntry, Annotations
 from vactk.errors import VactkError
 from vactk.files.text import read_lines, wrong_line
 
-LIST_NAME = re.compile(r"(?P<part>train|test)list(?P<split>\d+)\.txt", re.IGNORECASE)
+LIST_NAME = re.compile(r"(?P<kind>train|test)list(?P<split>\d+)\.txt", re.IGNORECASE)
 VIDEO_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+", re.IGNORECASE)
 
 
 def read_ucf101(folder: Path) -> Annotations:
-    """Splits `train1`, `test1` and so on, and `all`, the videos of the first split.
+    """Read `train1`, `test1` and so on, and `all`, the videos of all lists.
 
-    A video's class is its folder, matched without case ("HandStandPushups"); test lists have no labels.
-    Raises VactkError where a list names a class that classInd.txt has not.
+    A video's class is its folder, in any case ("HandStandPushups"); test lists have no labels. Raises VactkError
+    where a list has a class missing from classInd.txt.
     """
     by_number = read_class_index(folder / "classInd.txt")
     classes = tuple(by_number.values())
@@ -28,7 +28,7 @@ def read_ucf101(folder: Path) -> Annotations:
         match = LIST_NAME.fullmatch(path.name)
         if match:
             entries = _read_list(path, by_number, problems)
-            splits[f"{match['part'].lower()}{int(match['split'])}"] = entries
+            splits[f"{match['kind'].lower()}{int(match['split'])}"] = entries
     if not splits:
         raise VactkError(f"'{folder}' has no lists such as trainlist01.txt")
     everything = {entry.video: entry for entries in splits.values() for entry in entries}
@@ -37,7 +37,7 @@ def read_ucf101(folder: Path) -> Annotations:
 
 
 def read_class_index(path: Path) -> dict[str, str]:
-    """classInd.txt: {number as written: class}."""
+    """Read classInd.txt as {number as written: class}."""
     classes: dict[str, str] = {}
     for line_number, line in read_lines(path):
         number, _, name = line.partition(" ")
@@ -54,9 +54,9 @@ def _read_list(path: Path, by_number: dict[str, str], problems: list[str]) -> tu
         video, _, number = line.rpartition(" ")
         if not number.isdigit():  # a test list
             video, number = line, ""
-        label = known.get(match_key(_class_part(video)))
+        label = known.get(match_key(_class_name(video)))
         if label is None:
-            raise wrong_line(path, line_number, f"is of a class that classInd.txt has not: '{video}'")
+            raise wrong_line(path, line_number, f"has a class missing from classInd.txt: '{video}'")
         if number and by_number.get(number) != label:
             other = by_number.get(number, "no class")
             problems.append(f"{path.name} line {line_number}: {video} has number {number}, {other}")
@@ -64,8 +64,8 @@ def _read_list(path: Path, by_number: dict[str, str], problems: list[str]) -> tu
     return tuple(entries)
 
 
-def _class_part(video: str) -> str:
-    """The folder of a path, or the class in the file's name where there is none."""
+def _class_name(video: str) -> str:
+    """Return the folder of a path, or the class in the file's name where there is none."""
     folder, _, name = video.rpartition("/")
     match = VIDEO_NAME.match(name)
     return folder.rpartition("/")[2] or (match["label"] if match else name)

@@ -1,4 +1,4 @@
-"""The embedded dataset: drawn objects in motion, as real video files."""
+"""The embedded dataset `shapes`: drawn objects in motion, as real video files."""
 
 from vactk.data.shapes.clips import load_shapes
 

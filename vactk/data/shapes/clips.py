@@ -1,4 +1,4 @@
-"""The clips of the world as real video files: made once from fixed seeds, kept in the user's cache."""
+"""The videos of `shapes`: generated once from fixed seeds and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -30,81 +30,83 @@ from vactk.files.paths import cache_folder
 from vactk.progress import Progress
 from vactk.video.container import create_container
 
-VERSION = 1  # of the clips: a change to what is drawn needs another
+VERSION = 1  # increased with every change to the drawings
 NUM_FRAMES = 12
 FPS = 12
 STAMP = "complete.json"
-# a fixed quantiser and no threads: nothing for timing to decide, so the same clip gives the same bytes
+# a fixed quantiser and a single thread: encoding the same video gives the same bytes
 ENCODING = {"qp": "18", "preset": "veryfast", "x264-params": "threads=1:lookahead-threads=1"}
 
-STILL_SHAPES = ("key", "flag", "mushroom", "drop")  # in no training clip, only in stills
+STILL_SHAPES = ("key", "flag", "mushroom", "drop")  # in no training video, only in stills
 MOVING_SHAPES = ("star", "heart", "triangle", "moon", "house", "fish", "bolt", "tree")
-HELD_OUT = 2  # motions in which a moving shape is never seen in training
+HELD_OUT = 2  # motions per moving shape that are not in training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which classes a split has, and how many clips of each."""
+    """The classes of a split, and the number of videos of each."""
 
     classes: tuple[str, ...]
-    clips_per_class: int
+    videos_per_class: int
     seed: int
     unique_captions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
-    """One clip, ready to be drawn."""
+class PlannedVideo:
+    """One video, ready to be rendered."""
 
     name: str  # of its file
-    label: int  # place among the classes of its split
+    label: int  # index into the classes of its split
     look: Look
     poses: Array  # (T, 4)
     caption: str
-    seed: tuple[int, ...]  # of what `draw` leaves to chance
+    seed: tuple[int, ...]  # for `draw`
 
 
 def load_shapes(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
-    """One split of the dataset; its clips are made first where they are not there.
+    """Load one split, generating its videos first if needed.
 
-    They lie under `root`, by default in the cache folder: VACTK_CACHE, else the system's usual one. Raises
-    VactkError for an unknown split, and when the folder cannot be written.
+    They are stored under `root`, by default the cache folder. Raises VactkError for an unknown split, and when the
+    folder is not writable.
     """
     chosen = pick(SPLITS, split, "split of shapes")
     folder = (root or cache_folder()) / f"shapes-v{VERSION}" / split
-    clips = plan(chosen)
-    if not _is_complete(folder, clips):
-        _make(folder, clips, progress)
+    videos = plan(chosen)
+    if not _is_complete(folder, videos):
+        _make(folder, videos, progress)
     records = tuple(
-        Record(video=folder / clip.name, label=clip.label, captions=(clip.caption,)) for clip in clips
+        Record(video=folder / video.name, label=video.label, captions=(video.caption,)) for video in videos
     )
     classes = chosen.classes
     return VideoSet(name="shapes", split=split, classes=classes, words=classes, records=records)
 
 
-def plan(split: Split) -> list[Clip]:
-    """The clips of a split, class by class: no two of them have the same caption within `retrieval`."""
-    clips: list[Clip] = []
+def plan(split: Split) -> list[PlannedVideo]:
+    """Return the videos of a split, class by class, with distinct captions where it asks for them."""
+    videos: list[PlannedVideo] = []
     captions: set[str] = set()
     for label, name in enumerate(split.classes):
         shape, motion = name.split(" ", 1)
-        for number in range(split.clips_per_class):
-            clip = _plan_clip(shape, motion, label, number, split)
+        for number in range(split.videos_per_class):
+            video = _plan_video(shape, motion, label, number, split)
             attempt = 0
-            while split.unique_captions and clip.caption in captions:
+            while split.unique_captions and video.caption in captions:
                 attempt += 1
-                clip = _plan_clip(shape, motion, label, number, split, attempt)
-            captions.add(clip.caption)
-            clips.append(clip)
-    return clips
+                video = _plan_video(shape, motion, label, number, split, attempt)
+            captions.add(video.caption)
+            videos.append(video)
+    return videos
 
 
-def render(clip: Clip) -> NDArray[np.uint8]:
-    """The frames of a clip, (T, SIZE, SIZE, 3)."""
-    return draw(clip.look, clip.poses, np.random.default_rng(clip.seed))
+def render(video: PlannedVideo) -> NDArray[np.uint8]:
+    """Draw the frames of a video, uint8 (T, SIZE, SIZE, 3)."""
+    return draw(video.look, video.poses, np.random.default_rng(video.seed))
 
 
-def _plan_clip(shape: str, motion: str, label: int, number: int, split: Split, attempt: int = 0) -> Clip:
+def _plan_video(
+    shape: str, motion: str, label: int, number: int, split: Split, attempt: int = 0
+) -> PlannedVideo:
     seed = (VERSION, split.seed, label, number, attempt)
     rng = np.random.default_rng(seed)
     look = Look(
@@ -116,46 +118,46 @@ def _plan_clip(shape: str, motion: str, label: int, number: int, split: Split, a
     size = "" if MOTIONS[motion][0] == RADIUS else size_word(float(poses[0, RADIUS]))
     caption = caption_of(look, size=size, motion=motion)
     name = f"{shape}_{motion.replace(' ', '_')}_{number:03d}.mp4"
-    return Clip(name=name, label=label, look=look, poses=poses, caption=caption, seed=seed)
+    return PlannedVideo(name=name, label=label, look=look, poses=poses, caption=caption, seed=seed)
 
 
-def _is_complete(folder: Path, clips: list[Clip]) -> bool:
-    """Whether a folder holds all of its clips: its stamp counts their bytes."""
+def _is_complete(folder: Path, videos: list[PlannedVideo]) -> bool:
+    """Whether a folder holds all of its videos, with the file sizes of its stamp."""
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
-        return bool(stamp == {clip.name: (folder / clip.name).stat().st_size for clip in clips})
+        return bool(stamp == {video.name: (folder / video.name).stat().st_size for video in videos})
     except (OSError, ValueError):
         return False
 
 
-def _make(folder: Path, clips: list[Clip], progress: Progress | None) -> None:
-    """Make the clips in a folder of our own and rename it: two processes at once both end with whole ones."""
+def _make(folder: Path, videos: list[PlannedVideo], progress: Progress | None) -> None:
+    """Generate the videos in a temporary folder and rename it, so that concurrent processes both succeed."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
             made = Path(name) / folder.name
             made.mkdir()
-            for done, clip in enumerate(clips, 1):
-                _encode(made / clip.name, render(clip))
+            for done, video in enumerate(videos, 1):
+                _encode(made / video.name, render(video))
                 if progress is not None:
-                    progress(done, len(clips))
-            sizes = {clip.name: (made / clip.name).stat().st_size for clip in clips}
+                    progress(done, len(videos))
+            sizes = {video.name: (made / video.name).stat().st_size for video in videos}
             (made / STAMP).write_text(json.dumps(sizes), encoding="utf-8")
-            _move_into_place(made, folder, clips)
+            _move_into_place(made, folder, videos)
     except OSError as error:
         raise VactkError(
-            f"cannot make the clips of shapes in '{folder}': {error.strerror or error}; "
-            "choose a folder with room by --data-root or VACTK_CACHE"
+            f"cannot generate the videos of shapes in '{folder}': {error.strerror or error}; "
+            "choose another folder with --data-root or VACTK_CACHE"
         ) from error
 
 
-def _move_into_place(made: Path, folder: Path, clips: list[Clip]) -> None:
-    if folder.exists() and not _is_complete(folder, clips):
-        folder.rename(made.with_name("stale"))  # it goes with our temporary folder
+def _move_into_place(made: Path, folder: Path, videos: list[PlannedVideo]) -> None:
+    if folder.exists() and not _is_complete(folder, videos):
+        folder.rename(made.with_name("stale"))  # removed with the temporary folder
     try:
         made.rename(folder)
     except OSError:
-        if not _is_complete(folder, clips):  # else another process was faster, with the same clips
+        if not _is_complete(folder, videos):  # else another process was faster
             raise
 
 
@@ -170,12 +172,12 @@ def _encode(path: Path, frames: NDArray[np.uint8]) -> None:
 
 
 def _classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Seen and unseen classes. Every moving shape misses two motions in training, each motion misses two shapes."""
+    """Return (seen, unseen) classes. In training each moving shape lacks two motions, each motion two shapes."""
     motions = list(MOTIONS)
     seen: list[str] = []
     unseen: list[str] = []
-    for place, shape in enumerate(MOVING_SHAPES):
-        missing = {(place + 4 * k + k) % len(motions) for k in range(HELD_OUT)}
+    for index, shape in enumerate(MOVING_SHAPES):
+        missing = {(index + 4 * k + k) % len(motions) for k in range(HELD_OUT)}
         for number, motion in enumerate(motions):
             (unseen if number in missing else seen).append(f"{shape} {motion}")
     unseen += [f"{shape} {motion}" for shape in STILL_SHAPES for motion in motions]
@@ -185,8 +187,8 @@ def _classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
 SEEN, UNSEEN = _classes()
 
 SPLITS = {
-    "train": Split(classes=SEEN, clips_per_class=16, seed=0),
-    "seen": Split(classes=SEEN, clips_per_class=6, seed=1),
-    "unseen": Split(classes=UNSEEN, clips_per_class=6, seed=2),
-    "retrieval": Split(classes=SEEN + UNSEEN, clips_per_class=3, seed=3, unique_captions=True),
+    "train": Split(classes=SEEN, videos_per_class=16, seed=0),
+    "seen": Split(classes=SEEN, videos_per_class=6, seed=1),
+    "unseen": Split(classes=UNSEEN, videos_per_class=6, seed=2),
+    "retrieval": Split(classes=SEEN + UNSEEN, videos_per_class=3, seed=3, unique_captions=True),
 }

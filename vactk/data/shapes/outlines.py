@@ -1,6 +1,6 @@
-"""The outlines of the objects, as distances: below zero inside, above zero outside.
+"""The outlines of the objects, as signed distances: negative inside, positive outside.
 
-Distances take u (to the right) and v (down), in radii from the object's centre, and are in radii themselves.
+A distance function takes u (to the right) and v (down), in radii from the object's centre, and returns radii.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _box(left: float, top: float, right: float, bottom: float) -> Distance:
     return _polygon((left, top), (right, top), (right, bottom), (left, bottom))
 
 
-def _union(*parts: Distance) -> Distance:
-    return lambda u, v: np.minimum.reduce([part(u, v) for part in parts])
+def _union(*shapes: Distance) -> Distance:
+    return lambda u, v: np.minimum.reduce([shape(u, v) for shape in shapes])
 
 
 def _without(whole: Distance, hole: Distance) -> Distance:

@@ -1,4 +1,4 @@
-"""Still pictures of the world with captions: all that the toy CLIP has ever seen."""
+"""Still images of `shapes` with captions, the only training data of the toy CLIP."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from vactk.data.shapes.world import (
 )
 
 SPLITS = {"train": 0, "test": 1}
-MAX_TILT = 75.0  # degrees to both sides, where objects turn
-REST_TILT = 20.0  # where they do not
-UPRIGHT = 15.0  # degrees to both sides that count as upright
+MAX_TILT = 75.0  # degrees to either side, of turned objects
+REST_TILT = 20.0  # degrees to either side, of the others
+UPRIGHT = 15.0  # smaller tilts, in degrees, are called upright
 
 
 class Stills(NamedTuple):
-    """N pictures."""
+    """N images with captions and labels."""
 
     images: Tensor  # (N, 3, SIZE, SIZE) uint8
-    captions: list[str]  # all that is seen, or most of it
-    details: list[str]  # the object, and where it is, how it stands or how large it is
-    shapes: Tensor  # (N,) int64, places in `shape_names()`
-    colors: Tensor  # (N,) int64, places in `color_names()`
+    captions: list[str]  # describe all or most of the image
+    details: list[str]  # name the object and its position, tilt or size
+    shapes: Tensor  # (N,) int64, indices into `shape_names()`
+    colors: Tensor  # (N,) int64, indices into `color_names()`
 
 
 def shape_names() -> tuple[str, ...]:
-    """The objects of the world, by their names."""
+    """Return the names of all objects."""
     return tuple(OUTLINES)
 
 
 def color_names() -> tuple[str, ...]:
-    """The colours of objects, by their names."""
+    """Return the names of all object colours."""
     return tuple(COLORS)
 
 
 def load_stills(split: str, num_stills: int, seed: int = 0) -> Stills:
-    """`num_stills` pictures of "train" or "test", drawn now: the same for the same arguments."""
+    """Draw `num_stills` images of split "train" or "test", deterministically."""
     rng = np.random.default_rng([SPLITS[split], seed])
     shapes = rng.integers(len(OUTLINES), size=num_stills)
     colors = rng.integers(len(COLORS), size=num_stills)
@@ -75,7 +75,7 @@ def load_stills(split: str, num_stills: int, seed: int = 0) -> Stills:
 
 
 def _pose(rng: Generator) -> np.ndarray:
-    """(4,): anywhere an object can be in a clip."""
+    """Return a random pose, float32 (4,), within the range of the videos."""
     pose = np.empty(4, dtype=np.float32)
     pose[[X, Y]] = rng.uniform(11, SIZE - 11, 2)
     pose[RADIUS] = rng.uniform(7.5, 18)
@@ -85,24 +85,24 @@ def _pose(rng: Generator) -> np.ndarray:
 
 
 def _caption(look: Look, pose: np.ndarray, rng: Generator) -> str:
-    """What is seen, in one of several wordings: size, colour and name, then place, tilt and background or not."""
+    """Describe the image in one of several wordings: size, colour and name, perhaps position, tilt, background."""
     size = size_word(float(pose[RADIUS]))
     if size and rng.random() < 0.3:
         size = {"small": "smaller", "large": "larger"}[size]
-    parts = ["a", size if rng.random() < 0.5 else "", look.color if rng.random() < 0.6 else "", look.shape]
+    phrases = ["a", size if rng.random() < 0.5 else "", look.color if rng.random() < 0.6 else "", look.shape]
     if rng.random() < 0.4:
-        parts.append(_tilt(float(pose[ANGLE])))
+        phrases.append(_tilt(float(pose[ANGLE])))
     if rng.random() < 0.4:
-        parts.append(_place(float(pose[X]), float(pose[Y]), rng))
+        phrases.append(_side(float(pose[X]), float(pose[Y]), rng))
     if rng.random() < 0.4:
-        parts.append(BACKGROUNDS[look.background].words)
-    return " ".join(filter(None, parts))
+        phrases.append(BACKGROUNDS[look.background].words)
+    return " ".join(filter(None, phrases))
 
 
 def _detail(look: Look, pose: np.ndarray, rng: Generator) -> str:
     size = {"small": "smaller than most", "": "of middling size", "large": "larger than most"}
-    tilt, place = _tilt(float(pose[ANGLE])), _place(float(pose[X]), float(pose[Y]), rng)
-    choices = (place, tilt, size[size_word(float(pose[RADIUS]))])
+    tilt, side = _tilt(float(pose[ANGLE])), _side(float(pose[X]), float(pose[Y]), rng)
+    choices = (side, tilt, size[size_word(float(pose[RADIUS]))])
     chosen = choices[rng.choice(len(choices), p=(0.6, 0.25, 0.15))]
     return " ".join(filter(None, ["a", look.shape, chosen]))
 
@@ -113,8 +113,8 @@ def _tilt(angle: float) -> str:
     return "turned clockwise" if angle > 0 else "turned counterclockwise"
 
 
-def _place(x: float, y: float, rng: Generator) -> str:
-    """The side on which an object is, horizontally or vertically; empty in the middle."""
+def _side(x: float, y: float, rng: Generator) -> str:
+    """Return the side on which an object is, horizontally or vertically; empty in the middle."""
     names = {
         (-1, True): ("on the left", "left"),
         (1, True): ("on the right", "right"),

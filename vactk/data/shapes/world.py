@@ -1,8 +1,8 @@
-"""The world of `shapes`: its objects, colours, backgrounds and motions, and how they are drawn.
+"""The objects, colours, backgrounds and motions of `shapes`, and their drawing.
 
-A pose is (x, y, radius, angle): the place of an object's centre (x to the right, y down) and its radius in
-pixels, its angle in degrees, clockwise. A clip is a track of poses over one background. Opposite motions are
-the same track, run forwards and backwards: no frame, and no unordered set of frames, tells which it is.
+A pose is (x, y, radius, angle): an object's centre (x to the right, y down) and radius in pixels, its angle in
+degrees clockwise. A video is a track of poses over one background. Opposite motions are the same track run
+forwards and backwards: no frame, and no unordered set of frames, tells them apart.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "white": (0.97, 0.97, 0.97),
 }
 
-MOTIONS: dict[str, tuple[int, int]] = {  # which column of the pose changes, and in which direction
+MOTIONS: dict[str, tuple[int, int]] = {  # (changing column of the pose, direction)
     "moving left": (X, -1),
     "moving right": (X, 1),
     "moving up": (Y, -1),
@@ -49,7 +49,7 @@ MOTIONS: dict[str, tuple[int, int]] = {  # which column of the pose changes, and
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What does not change in a clip."""
+    """The constant properties of a video."""
 
     shape: str
     color: str
@@ -57,14 +57,14 @@ class Look:
 
 
 def size_word(radius: float) -> str:
-    """The word for an object of this radius; empty for a middling one."""
+    """Return the word for an object of this radius; empty for a medium one."""
     if radius < SMALL:
         return "small"
     return "large" if radius > LARGE else ""
 
 
 def caption_of(look: Look, *, size: str = "", motion: str = "") -> str:
-    """Such as "a small red star moving left over stripes"."""
+    """Return a caption such as "a small red star moving left over stripes"."""
     return " ".join(
         filter(None, ["a", size, look.color, look.shape, motion, BACKGROUNDS[look.background].words])
     )
@@ -74,7 +74,7 @@ def caption_of(look: Look, *, size: str = "", motion: str = "") -> str:
 
 
 def _span(column: int, rng: Generator) -> tuple[float, float]:
-    """The lowest and highest value of the pose's column that changes."""
+    """Return the (lowest, highest) value of the changing column."""
     if column == ANGLE:
         low = rng.uniform(-75, -20)
         return low, low + rng.uniform(70, 95)
@@ -102,7 +102,7 @@ def track(motion: str, num_frames: int, rng: Generator) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
-    """How a background is painted, and the words that say so."""
+    """A background's painter and its description in captions."""
 
     words: str
     paint: Callable[[Generator], Array]
@@ -114,7 +114,7 @@ def _grid() -> tuple[Array, Array]:
 
 
 def _waves(rng: Generator, low: float, high: float) -> tuple[Array, Array]:
-    """Two coordinates, turned by a random angle, in periods of a random length in pixels."""
+    """Return two coordinates, randomly rotated, in periods of `low` to `high` pixels."""
     columns, rows = _grid()
     angle, period = rng.uniform(0, np.pi), rng.uniform(low, high)
     along = (columns * np.cos(angle) + rows * np.sin(angle)) / period + rng.uniform(0, 1)
@@ -123,7 +123,7 @@ def _waves(rng: Generator, low: float, high: float) -> tuple[Array, Array]:
 
 
 def _square_wave(phase: Array) -> Array:
-    """1 in the first half of each period, 0 in the second, with soft edges."""
+    """Return 1 in the first half of each period and 0 in the second, with soft edges."""
     return np.clip(4 * np.sin(2 * np.pi * phase) + 0.5, 0, 1)
 
 
@@ -177,14 +177,14 @@ BACKGROUNDS: dict[str, Background] = {
 
 @cache
 def _table(shape: str) -> Array:
-    """Distances to an outline on a grid, (TABLE, TABLE): looking up is faster than working out."""
+    """Return distances to an outline on a grid, (TABLE, TABLE), which are faster to look up than to compute."""
     steps = ((np.arange(TABLE) + 0.5) / TABLE * 2 - 1) * REACH
     u, v = np.meshgrid(steps, steps)
     return OUTLINES[shape](u, v).astype(np.float32)
 
 
 def cover(shape: str, poses: Array) -> Array:
-    """How much of each pixel the object covers. poses (T, 4) -> (T, SIZE, SIZE) in [0, 1]."""
+    """Return the object's coverage of each pixel. poses (T, 4) -> (T, SIZE, SIZE) in [0, 1]."""
     columns, rows = _grid()
     x, y, radius, angle = poses.astype(np.float32).T[:, :, None, None]
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -196,14 +196,14 @@ def cover(shape: str, poses: Array) -> Array:
 
 
 def _tones(rng: Generator) -> tuple[Array, Array]:
-    """Two dark, greyish colours: objects are lighter than what is behind them."""
+    """Return two dark, greyish colours: objects are lighter than backgrounds."""
     light, step = rng.uniform(0.1, 0.22), rng.uniform(0.06, 0.12)
     tint = rng.uniform(-0.03, 0.03, 3)
     return light + tint, light + step + tint
 
 
 def draw(look: Look, poses: Array, rng: Generator) -> NDArray[np.uint8]:
-    """The frames of one clip. poses (T, 4) -> (T, SIZE, SIZE, 3); `rng` draws tones, pattern and tint."""
+    """Draw the frames of a video. poses (T, 4) -> uint8 (T, SIZE, SIZE, 3); `rng` picks tones, pattern and tint."""
     first, second = _tones(rng)
     behind = first + (second - first) * BACKGROUNDS[look.background].paint(rng)[..., None]
     tint = np.clip(np.asarray(COLORS[look.color]) + rng.uniform(-0.05, 0.05, 3), 0, 1)

@@ -1,20 +1,24 @@
-"""Opens every video of a dataset, in parallel, and reports what is wrong with it."""
+"""Checking every video of a dataset: unreadable, cut short, duplicated, or labelled against its name."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vactk.data.annotations.classes import match_key
+from vactk.data.benchmarks import ALIASES, BENCHMARKS
+from vactk.data.custom_dataset import is_custom_dataset, open_custom_dataset
+from vactk.data.datasets import find_dataset
+from vactk.data.isolated_read import read_each
 from vactk.data.records import Record, VideoSet
-from vactk.data.worker_pool import BatchLoader
-from vactk.files.atomic import write_text
+from vactk.errors import VactkError
+from vactk.files.atomic import write_json, write_text
+from vactk.files.hashing import sha256
 from vactk.files.text import read_lines
 from vactk.progress import Progress
 from vactk.video.container import VideoError, VideoWarning
@@ -22,14 +26,14 @@ from vactk.video.reader import Timeline, open_video
 from vactk.video.sampling import uniform_segments
 
 OUTCOMES = ("unreadable", "partial", "too short", "wrong length")
-LENGTH_TOLERANCE_S = 1.0  # cuts are made at frames, and sound may run on
+LENGTH_TOLERANCE_S = 1.0  # videos are trimmed at frames, and sound may run on
 CHECKED_FRAMES = 8
 
 
 class Finding(NamedTuple):
-    """One video as it was found."""
+    """The result of checking one video."""
 
-    place: int  # in the records
+    record_index: int
     outcome: str  # "good", or one of OUTCOMES
     num_frames: int = 0
     length_s: float = 0.0
@@ -38,24 +42,34 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What is wrong with a dataset. Videos are given by their paths."""
+    """The result of checking a dataset. Videos are given by their paths."""
 
     num_videos: int
     good: int
-    num_frames: int  # of all readable videos
+    num_frames: int  # in all readable videos
     missing: list[str] = field(default_factory=list)
-    problems: dict[str, dict[str, str]] = field(default_factory=dict)  # outcome -> {video: what was found}
+    problems: dict[str, dict[str, str]] = field(default_factory=dict)  # outcome -> {video: message}
     duplicates: list[list[str]] = field(default_factory=list)  # groups of files with the same content
     contradictions: list[Contradiction] = field(default_factory=list)
-    listing: dict[str, Any] = field(default_factory=dict)  # what is wrong with the list itself
+    listing: dict[str, Any] = field(default_factory=dict)  # `ListingReport.to_json`
 
     def excluded(self) -> list[str]:
-        """Videos that are no use for training: unreadable, too short, and further copies of others."""
+        """Return the videos to leave out of training: unreadable, too short, and further copies of others."""
         bad = [video for name in ("unreadable", "too short") for video in self.problems.get(name, ())]
         return sorted({*bad, *(copy for group in self.duplicates for copy in group[1:])})
 
+    def counts(self) -> dict[str, int]:
+        """Return the number of videos per outcome."""
+        return {
+            "good": self.good,
+            **{name: len(found) for name, found in self.problems.items()},
+            "not on disk": len(self.missing),
+            "duplicates": sum(len(group) - 1 for group in self.duplicates),
+            "named as another class": len(self.contradictions),
+        }
+
     def to_json(self) -> dict[str, Any]:
-        """The report as `vactk data check` writes it."""
+        """Return the report as JSON values."""
         report = asdict(self)
         report["contradictions"] = [
             {"video": str(c.video), "listed": c.listed, "named": c.named} for c in self.contradictions
@@ -64,27 +78,27 @@ class CheckReport:
 
 
 class VideoChecker:
-    """Checks records by their place."""
+    """Checks records by index."""
 
     def __init__(self, records: Sequence[Record], *, min_frames: int, whole: bool) -> None:
         self.records = records
         self.min_frames = min_frames
         self.whole = whole
 
-    def __getitem__(self, place: int) -> Finding:
-        record = self.records[place]
+    def __getitem__(self, index: int) -> Finding:
+        record = self.records[index]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VideoWarning)  # it is in the finding
-                return self._check(place, record)
+                warnings.simplefilter("ignore", VideoWarning)  # part of the finding
+                return self._check(index, record)
         except VideoError as error:
-            return Finding(place, "unreadable", message=str(error))
+            return Finding(index, "unreadable", message=str(error))
 
-    def failed(self, place: int, reason: str) -> Finding:
-        """A video whose decoder hung or crashed."""
-        return Finding(place, "unreadable", message=str(VideoError(self.records[place].video, reason)))
+    def failed(self, index: int, reason: str) -> Finding:
+        """Return the finding for a video whose decoder hung or crashed."""
+        return Finding(index, "unreadable", message=str(VideoError(self.records[index].video, reason)))
 
-    def _check(self, place: int, record: Record) -> Finding:
+    def _check(self, index: int, record: Record) -> Finding:
         counts = []
 
         def sampler(timeline: Timeline) -> Any:
@@ -100,14 +114,28 @@ class VideoChecker:
             warning, num_frames = video.warning or sample.warning, counts[-1]
         found = (num_frames, length_s)
         if warning is not None:
-            return Finding(place, "partial", *found, warning)
+            return Finding(index, "partial", *found, warning)
         if num_frames < self.min_frames:
-            return Finding(place, "too short", *found, f"{num_frames} frames, fewer than {self.min_frames}")
+            return Finding(index, "too short", *found, f"{num_frames} frames, fewer than {self.min_frames}")
         expected_s = record.length_s if record.end_s is None else record.end_s
         off_s = 0.0 if expected_s is None else length_s - expected_s
         if abs(off_s) > LENGTH_TOLERANCE_S and (record.end_s is None or off_s < 0):
-            return Finding(place, "wrong length", *found, f"{length_s:.2f} s, listed: {expected_s:.2f} s")
-        return Finding(place, "good", *found)
+            return Finding(index, "wrong length", *found, f"{length_s:.2f} s, listed: {expected_s:.2f} s")
+        return Finding(index, "good", *found)
+
+
+def load_for_check(source: str, split: str | None, root: Path | None) -> VideoSet:
+    """Load a split of a dataset, by default all that is listed; files may be missing. Raises VactkError."""
+    name = ALIASES.get(source.lower(), source)
+    if name in BENCHMARKS:
+        found = BENCHMARKS[name].open(root)
+        splits = found.annotations.splits
+        default = next((union for union in ("all", "full") if union in splits), next(iter(splits)))
+        return BENCHMARKS[name].read(found, split or default, strict=False)
+    if is_custom_dataset(source):
+        return open_custom_dataset(Path(source)).load(split or "all", root=root, strict=False)
+    dataset = find_dataset(source)
+    return dataset.load(split or dataset.test_split, root=root)
 
 
 def check_videos(
@@ -119,36 +147,31 @@ def check_videos(
     whole: bool = False,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Open every video, read frames all over it (with `whole`, all), and compare it with its list.
+    """Open every video, decode evenly spaced frames (with `whole`, all), and compare it with its list.
 
-    Files are compared by the hash of their content where their sizes are equal.
+    Duplicates are files of the same size and SHA-256.
     """
-    places = [place for place in range(len(videos.records)) if place not in videos.missing]
+    present = [index for index in range(len(videos.records)) if index not in videos.missing]
     checker = VideoChecker(videos.records, min_frames=min_frames, whole=whole)
-    reader = BatchLoader(checker, [[place] for place in places], _first, workers=workers, timeout_s=timeout_s)
-    findings = []
-    for finding in reader:
-        findings.append(finding)
-        if progress is not None:
-            progress(len(findings), len(places))
+    findings = list(read_each(checker, present, workers=workers, timeout_s=timeout_s, progress=progress))
     problems: dict[str, dict[str, str]] = {outcome: {} for outcome in OUTCOMES}
     for finding in findings:
         if finding.outcome != "good":
-            problems[finding.outcome][str(videos.records[finding.place].video)] = finding.message
+            problems[finding.outcome][str(videos.records[finding.record_index].video)] = finding.message
     return CheckReport(
         num_videos=len(videos.records),
         good=sum(finding.outcome == "good" for finding in findings),
         num_frames=sum(finding.num_frames for finding in findings),
-        missing=[str(videos.records[place].video) for place in sorted(videos.missing)],
+        missing=[str(videos.records[index].video) for index in sorted(videos.missing)],
         problems={outcome: found for outcome, found in problems.items() if found},
-        duplicates=find_duplicates([videos.records[place].video for place in places]),
+        duplicates=find_duplicates([videos.records[index].video for index in present]),
         contradictions=contradictions(videos),
         listing=videos.report.to_json() if videos.report else {},
     )
 
 
 def find_duplicates(paths: Collection[Path]) -> list[list[str]]:
-    """Groups of different files that hold the same bytes; empty files are no copies of each other."""
+    """Return groups of files with the same content; empty files do not count."""
     by_size: dict[int, list[Path]] = {}
     for path in sorted(set(paths)):
         try:
@@ -158,31 +181,20 @@ def find_duplicates(paths: Collection[Path]) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
     for size, same in by_size.items():
         for path in same if size and len(same) > 1 else ():
-            groups.setdefault(_content(path), []).append(str(path))
+            with contextlib.suppress(VactkError):  # unreadable, which is a finding of its own
+                groups.setdefault(sha256(path), []).append(str(path))
     return [group for group in groups.values() if len(group) > 1]
 
 
 def write_report(report: CheckReport, path: Path, exclude: Path) -> None:
-    """The report as JSON, and the videos to leave out of training, a path a line."""
-    write_text(path, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+    """Write the report as JSON, and the videos to leave out of training, a path per line."""
+    write_json(path, report.to_json())
     write_text(exclude, "".join(f"{video}\n" for video in report.excluded()))
 
 
 def read_excluded(path: Path) -> set[Path]:
-    """The videos of such a list."""
+    """Read a list of videos to leave out, a path per line."""
     return {Path(line) for _, line in read_lines(path)}
-
-
-def _content(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _first(findings: list[Finding]) -> Finding:
-    return findings[0]
 
 
 # HMDB51: film_CLASS_body_camera_people_view_quality_number; UCF101: v_CLASS_group_clip
@@ -191,7 +203,7 @@ UCF101_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+", re.IGNORECASE)
 
 
 class Contradiction(NamedTuple):
-    """A video whose name tells of another class than its list."""
+    """A video whose name contradicts its listed class."""
 
     video: Path
     listed: str
@@ -199,19 +211,17 @@ class Contradiction(NamedTuple):
 
 
 def contradictions(videos: VideoSet) -> list[Contradiction]:
-    """The labelled videos whose file name or folder is that of another class. Names that tell nothing pass."""
-    return list(_contradictions(videos))
-
-
-def _contradictions(videos: VideoSet) -> Iterator[Contradiction]:
+    """Return the labelled videos whose file name or folder is that of another class."""
     by_key = {match_key(label): label for label in videos.classes}
+    found = []
     for record in videos.records:
         if record.label is None:
             continue
         listed = videos.classes[record.label]
         named = _named_class(record, by_key)
         if named is not None and named != listed:
-            yield Contradiction(record.video, listed, named)
+            found.append(Contradiction(record.video, listed, named))
+    return found
 
 
 def _named_class(record: Record, by_key: dict[str, str]) -> str | None:
@@ -222,8 +232,7 @@ def _named_class(record: Record, by_key: dict[str, str]) -> str | None:
     hmdb51 = HMDB51_NAME.fullmatch(name)
     if hmdb51:
         words = hmdb51["start"].split("_")
-        ends = (
-            "".join(words[-count:]) for count in range(len(words), 0, -1)
-        )  # the longest first: kick_ball, ball
+        counts = range(len(words), 0, -1)  # the longest first: kick_ball, ball
+        ends = ("".join(words[-count:]) for count in counts)
         return next((by_key[match_key(end)] for end in ends if match_key(end) in by_key), None)
     return by_key.get(match_key(record.video.parent.name))

@@ -1,4 +1,4 @@
-"""Re-encodes a dataset for fast reading: every frame kept, smaller, in files that can be read from anywhere."""
+"""Re-encoding a dataset for fast reading: every frame kept, smaller, with frequent keyframes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from vactk.data.file_tree import FileTree
-from vactk.data.worker_pool import BatchLoader
+from vactk.data.isolated_read import read_each
 from vactk.errors import VactkError
 from vactk.files.atomic import atomic_path, remove_leftovers
 from vactk.progress import Progress
@@ -23,7 +23,7 @@ from vactk.video.encode import H264Stream
 from vactk.video.reader import open_video
 from vactk.video.rgb import RGBConverter
 
-LARGEST_OTHER = 256 * 2**20  # bytes of a file that is no video, such as an annotation file, to be copied
+MAX_COPIED_BYTES = 256 * 2**20  # larger files that are not videos are not copied
 
 
 class Job(NamedTuple):
@@ -34,62 +34,70 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it."""
+    """The result of re-encoding one video."""
 
     video: str
-    outcome: str  # "converted", "there", "partial" or "unreadable"
+    outcome: str  # "converted", "existing", "partial" or "unreadable"
     message: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """Settings of the re-encoded H.264 videos."""
+
+    short_side: int = 256  # pixels; smaller videos keep their size
+    crf: int = 18  # constant rate factor: lower is better
+    keyframe_every: int = 12  # frames
 
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What became of a dataset."""
+    """Counts of converted videos, and those that were not converted whole."""
 
     output: Path
     converted: int
-    there: int  # from an earlier run
-    partial: dict[str, str] = field(default_factory=dict)  # converted as far as they go
-    unreadable: dict[str, str] = field(default_factory=dict)
+    existing: int  # converted by an earlier run
+    partial: dict[str, str] = field(default_factory=dict)  # {video: why only a part was converted}
+    unreadable: dict[str, str] = field(default_factory=dict)  # {video: error}
 
 
 class Converter:
-    """Re-encodes videos by their place among the jobs."""
+    """Re-encodes videos by the index of their job."""
 
-    def __init__(self, jobs: Sequence[Job], *, short_side: int, crf: int, keyframe_every: int) -> None:
+    def __init__(self, jobs: Sequence[Job], encoding: Encoding) -> None:
         self.jobs = jobs
-        self.short_side = short_side
-        self.crf = crf
-        self.keyframe_every = keyframe_every
+        self.encoding = encoding
 
-    def __getitem__(self, place: int) -> Outcome:
-        job = self.jobs[place]
+    def __getitem__(self, index: int) -> Outcome:
+        job = self.jobs[index]
         if job.target.exists():
-            return Outcome(str(job.source), "there")
+            return Outcome(str(job.source), "existing")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", VideoWarning)  # it is in the outcome
+                warnings.simplefilter("ignore", VideoWarning)  # part of the outcome
                 warning = self._convert(job)
         except VideoError as error:
             return Outcome(str(job.source), "unreadable", str(error))
         return Outcome(str(job.source), "partial" if warning else "converted", warning or "")
 
-    def failed(self, place: int, why: str) -> Outcome:
-        """A video whose decoder hung or crashed."""
-        source = self.jobs[place].source
+    def failed(self, index: int, why: str) -> Outcome:
+        """Return the outcome for a video whose decoder hung or crashed."""
+        source = self.jobs[index].source
         return Outcome(str(source), "unreadable", str(VideoError(source, why)))
 
     def _convert(self, job: Job) -> str | None:
-        """Every frame at its time, upright. What was wrong, if only a part decodes."""
+        """Write every frame at its time, upright; return a warning if only a part decodes."""
+        encoding = self.encoding
         with open_video(job.source) as video:
             times_s, fps = video.times_s.numpy(), video.fps
-            short_side = min(self.short_side, video.height, video.width)
+            short_side = min(encoding.short_side, video.height, video.width)
             height, width = video.read([0], short_side=short_side).shape[-2:]
             warning = video.warning
         with atomic_path(job.target) as temporary, create_container(temporary) as output:
             stream = H264Stream(
-                output, height, width, fps=fps, crf=self.crf, keyframe_every=self.keyframe_every
+                output, (height, width), fps=fps, crf=encoding.crf, keyframe_every=encoding.keyframe_every
             )
-            for rgb, time_s in zip(_pictures(job.source, short_side), times_s, strict=False):
+            for rgb, time_s in zip(_decode_all(job.source, short_side), times_s, strict=False):
                 stream.add(rgb, time_s)
             stream.close()
         return warning
@@ -98,70 +106,64 @@ class Converter:
 def convert(
     source: Path,
     output: Path,
+    encoding: Encoding | None = None,
     *,
-    short_side: int = 256,
-    crf: int = 18,
-    keyframe_every: int = 12,
     workers: int,
     timeout_s: float = 600.0,
     progress: Progress | None = None,
 ) -> ConvertResult:
-    """All videos under `source` as H.264 in MP4 under `output`, in the same folders, and the other files copied.
+    """Re-encode all videos under `source` to MP4 under `output`, in the same folders; copy the other files.
 
-    Videos that are there already are kept: the same call goes on where it was interrupted. Raises VactkError
-    where two videos would get one name.
+    Existing videos are kept, so that the same call resumes an interrupted one. Raises VactkError where there are
+    no videos, or two would get the same name.
     """
     tree = FileTree.scan(source, use_index=False)
+    jobs = _plan(tree, source, output)
+    for folder in {job.target.parent for job in jobs}:
+        remove_leftovers(folder)
+    _copy_others(tree, output)
+    converter = Converter(jobs, encoding or Encoding())
+    found: dict[str, dict[str, str]] = {"converted": {}, "existing": {}, "partial": {}, "unreadable": {}}
+    for outcome in read_each(
+        converter, range(len(jobs)), workers=workers, timeout_s=timeout_s, progress=progress
+    ):
+        found[outcome.outcome][outcome.video] = outcome.message
+    return ConvertResult(
+        output, len(found["converted"]), len(found["existing"]), found["partial"], found["unreadable"]
+    )
+
+
+def _plan(tree: FileTree, source: Path, output: Path) -> list[Job]:
     if not tree.videos:
         raise VactkError(f"there are no videos in '{source}'")
     if output.resolve().is_relative_to(source.resolve()):
-        raise VactkError(f"'{output}' lies in '{source}': choose another --output")
+        raise VactkError(f"'{output}' is inside '{source}'; choose another --output")
     jobs = [Job(source / name, output / PurePosixPath(name).with_suffix(".mp4")) for name in tree.videos]
     targets: dict[Path, Path] = {}
     for job in jobs:
         if job.target in targets:
             raise VactkError(f"'{targets[job.target]}' and '{job.source}' would both become '{job.target}'")
         targets[job.target] = job.source
-    for folder in {job.target.parent for job in jobs}:
-        remove_leftovers(folder)
-    _copy_others(tree, output)
-    converter = Converter(jobs, short_side=short_side, crf=crf, keyframe_every=keyframe_every)
-    found: dict[str, dict[str, str]] = {"converted": {}, "there": {}, "partial": {}, "unreadable": {}}
-    reader = BatchLoader(
-        converter, [[place] for place in range(len(jobs))], _first, workers=workers, timeout_s=timeout_s
-    )
-    for done, outcome in enumerate(reader, 1):
-        found[outcome.outcome][outcome.video] = outcome.message
-        if progress is not None:
-            progress(done, len(jobs))
-    return ConvertResult(
-        output, len(found["converted"]), len(found["there"]), found["partial"], found["unreadable"]
-    )
+    return jobs
 
 
-def _pictures(path: Path, short_side: int) -> Iterator[np.ndarray]:
-    """Every picture of a sequential decode, upright and scaled, uint8 (H, W, 3)."""
+def _decode_all(path: Path, short_side: int) -> Iterator[np.ndarray]:
+    """Yield every frame of a sequential decode, upright and scaled, uint8 (H, W, 3)."""
     container, stream = open_container(path)
     with container:
         to_rgb = RGBConverter(stored_size(stream), short_side)
         try:
-            for picture in container.decode(stream):
-                yield to_rgb(picture)
+            for frame in container.decode(stream):
+                yield to_rgb(frame)
         except (av.FFmpegError, OSError) as error:
-            if not isinstance(
-                error, av.FFmpegError
-            ):  # damage ends the video where it is; a lost disk does not
+            if not isinstance(error, av.FFmpegError):  # damage ends the video, a lost disk is an error
                 raise VideoError(path, reason(error)) from error
 
 
 def _copy_others(tree: FileTree, output: Path) -> None:
     for name in tree.others:
         source, target = tree.root / name, output / name
-        if target.exists() or source.stat().st_size > LARGEST_OTHER:
+        if target.exists() or source.stat().st_size > MAX_COPIED_BYTES:
             continue
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
-
-
-def _first(outcomes: list[Outcome]) -> Outcome:
-    return outcomes[0]

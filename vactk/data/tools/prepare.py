@@ -1,18 +1,19 @@
-"""Makes a benchmark ready from what the user has downloaded: unpack, check counts, write the record file."""
+"""Preparing a benchmark from its downloaded archives: unpack, check counts, write the record file."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from vactk.data.benchmarks import Benchmark, Opened
+from vactk.data.benchmarks import Benchmark, OpenedBenchmark
 from vactk.data.file_tree import INDEX_NAME, FileTree
 from vactk.data.locations import data_locations
 from vactk.data.records import VideoSet
 from vactk.data.tools.unpack import archive_name, find_archives, unpack
 from vactk.errors import VactkError
-from vactk.files.atomic import write_text
+from vactk.files.atomic import write_json, write_text
 from vactk.progress import Progress
 
 RECORDS_NAME = "vactk-records.jsonl"
@@ -20,16 +21,16 @@ RECORDS_NAME = "vactk-records.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class SplitStatus:
-    """How much of a split is there."""
+    """Counts of the videos of a split."""
 
     listed: int
     on_disk: int
-    published: int | None  # None: not said
+    published: int | None  # None: unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkStatus:
-    """A benchmark on the user's disk."""
+    """A benchmark on disk, and how complete it is."""
 
     root: Path
     num_files: int  # videos, listed or not
@@ -40,22 +41,39 @@ class BenchmarkStatus:
 
     @property
     def complete(self) -> bool:
-        """Whether every listed video is there and every count is the published one."""
+        """Whether every listed video is on disk and every count is the published one."""
         return all(
             split.listed == split.on_disk and split.published in (None, split.listed)
             for split in self.splits.values()
         )
 
+    @property
+    def records(self) -> Path:
+        """The record file that `prepare` writes."""
+        return self.root / RECORDS_NAME
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as JSON values."""
+        return {
+            "root": str(self.root),
+            "complete": self.complete,
+            "num_files": self.num_files,
+            "num_classes": self.num_classes,
+            "splits": {name: vars(split) for name, split in self.splits.items()},
+            "problems": list(self.problems),
+            "unpacked": list(self.unpacked),
+        }
+
 
 def prepare(
     benchmark: Benchmark, root: Path | None = None, progress: Progress | None = None
 ) -> BenchmarkStatus:
-    """Unpack the archives beside the data, count, and write the files that make later reading fast.
+    """Unpack the archives in the benchmark's folder, count its videos, and write the record and index files.
 
-    Nothing is downloaded. Raises VactkError, with what to fetch, where annotations or videos are not there.
+    Nothing is downloaded. Raises VactkError, which says what to fetch, where annotations or videos are missing.
     """
     folder = _folder(benchmark, root)
-    archives = [] if _is_whole(benchmark, folder) else find_archives(folder)
+    archives = [] if _is_complete(benchmark, folder) else find_archives(folder)
     unpacked = []
     for done, archive in enumerate(archives):
         if progress is not None:
@@ -69,12 +87,12 @@ def prepare(
     found = benchmark.open(folder)
     splits = {split: benchmark.read(found, split) for split in found.annotations.splits}
     _write_records(folder / RECORDS_NAME, splits, folder)
-    write_text(folder / INDEX_NAME, tree.to_json())
-    return _state(benchmark, Opened(tree, found.annotations), splits, tuple(unpacked))
+    write_json(folder / INDEX_NAME, tree.to_json(), indent=0)
+    return _status(benchmark, OpenedBenchmark(tree, found.annotations), splits, tuple(unpacked))
 
 
-def _is_whole(benchmark: Benchmark, folder: Path) -> bool:
-    """Whether every listed video is there, so that nothing need be unpacked."""
+def _is_complete(benchmark: Benchmark, folder: Path) -> bool:
+    """Whether every listed video is on disk, so that nothing needs unpacking."""
     try:
         splits = inspect_benchmark(benchmark, folder).splits.values()
     except VactkError:
@@ -83,21 +101,21 @@ def _is_whole(benchmark: Benchmark, folder: Path) -> bool:
 
 
 def _folder(benchmark: Benchmark, root: Path | None) -> Path:
-    """The first place that holds archives, or the benchmark. Raises VactkError where none does."""
-    looked = [place.folder for place in data_locations(benchmark.name, benchmark.folders, root)]
-    with_archives = (folder for folder in looked if folder.is_dir() and find_archives(folder))
+    """Return the first folder that holds archives, else the benchmark's. Raises VactkError where there is none."""
+    folders = [location.folder for location in data_locations(benchmark.name, benchmark.folders, root)]
+    with_archives = (folder for folder in folders if folder.is_dir() and find_archives(folder))
     return next(with_archives, None) or benchmark.open(root).tree.root
 
 
 def inspect_benchmark(benchmark: Benchmark, root: Path | None = None) -> BenchmarkStatus:
-    """How much of a benchmark is there. Raises VactkError where it is not."""
+    """Count what is on disk of a benchmark. Raises VactkError where it is not found."""
     found = benchmark.open(root, use_index=False)
     splits = {split: benchmark.read(found, split, strict=False) for split in found.annotations.splits}
-    return _state(benchmark, found, splits, ())
+    return _status(benchmark, found, splits, ())
 
 
-def _state(
-    benchmark: Benchmark, found: Opened, splits: dict[str, VideoSet], unpacked: tuple[str, ...]
+def _status(
+    benchmark: Benchmark, found: OpenedBenchmark, splits: dict[str, VideoSet], unpacked: tuple[str, ...]
 ) -> BenchmarkStatus:
     lines = [line for videos in splits.values() for line in (videos.report.notes if videos.report else ())]
     return BenchmarkStatus(
@@ -118,11 +136,11 @@ def _state(
 
 
 def _write_records(path: Path, splits: dict[str, VideoSet], root: Path) -> None:
-    """Every record of every split, a JSON object a line, in the form that --dataset takes."""
+    """Write every record of every split as JSON lines, a list that --dataset takes."""
     lines = []
     for name, videos in splits.items():
-        for place, record in enumerate(videos.records):
-            if place in videos.missing:
+        for index, record in enumerate(videos.records):
+            if index in videos.missing:
                 continue
             line = {
                 "video": record.video.relative_to(root).as_posix(),

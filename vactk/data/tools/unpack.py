@@ -1,10 +1,9 @@
-"""Unpacks archives: whole or not at all, and nothing outside the folder that they are unpacked to."""
+"""Unpacking archives: whole or not at all, and never outside of the target folder."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tarfile
 import tempfile
 import zipfile
@@ -13,40 +12,36 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
+import rarfile
+
 from vactk.errors import VactkError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# Python's own check, where it has one; ours comes before it.
+# Python's own check, where it has one, comes after ours.
 TAR_FILTER: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d\d)")  # of a tar that was cut up: Something-Something's
-# Programs that unpack RAR, with how to list a file's names and how to unpack it into a folder.
-RAR_TOOLS = {
-    "unrar": (["unrar", "lb", "{file}"], ["unrar", "x", "-y", "-idq", "{file}", "{folder}/"]),
-    "bsdtar": (["bsdtar", "-tf", "{file}"], ["bsdtar", "-xf", "{file}", "-C", "{folder}"]),
-    "unar": (None, ["unar", "-q", "-f", "-D", "-o", "{folder}", "{file}"]),
-    "7z": (None, ["7z", "x", "-y", "-bd", "-o{folder}", "{file}"]),
-}
+VOLUME = re.compile(r"(?P<stem>.+)-(?P<number>\d\d)")  # of a split tar, such as Something-Something's
+RAR_PROGRAMS = "unrar, unar, 7z, bsdtar"  # any of these that rarfile finds
 
 
 def find_archives(folder: Path) -> list[tuple[Path, ...]]:
-    """Archives in a folder, each as its file or the parts that it was cut into, in order."""
-    whole: list[tuple[Path, ...]] = []
-    parts: dict[str, list[Path]] = {}
+    """Return the archives in a folder, each as the tuple of its volumes, in order."""
+    single: list[tuple[Path, ...]] = []
+    volumes: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        part = PART.fullmatch(path.name)
+        volume = VOLUME.fullmatch(path.name)
         if path.is_file() and path.name.lower().endswith((".zip", ".rar", *TAR_SUFFIXES)):
-            whole.append((path,))
-        elif path.is_file() and part:
-            parts.setdefault(part["stem"], []).append(path)
-    return whole + [tuple(found) for found in parts.values()]
+            single.append((path,))
+        elif path.is_file() and volume:
+            volumes.setdefault(volume["stem"], []).append(path)
+    return single + [tuple(found) for found in volumes.values()]
 
 
 def archive_name(archive: Sequence[Path]) -> str:
-    """The name of the folder that an archive is unpacked to."""
+    """Return the name of the folder that an archive is unpacked to."""
     name = archive[0].name
-    part = PART.fullmatch(name)
-    if part and len(archive) >= 1 and not name.lower().endswith((".zip", ".rar", *TAR_SUFFIXES)):
-        return part["stem"]
+    volume = VOLUME.fullmatch(name)
+    if volume and not name.lower().endswith((".zip", ".rar", *TAR_SUFFIXES)):
+        return volume["stem"]
     for suffix in (".tar.gz", ".tar.bz2", ".tar.xz"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -54,24 +49,24 @@ def archive_name(archive: Sequence[Path]) -> str:
 
 
 def unpack(archive: Sequence[Path], target: Path) -> None:
-    """Unpack an archive, and the archives in it, so that `target` holds its content. Nothing if it is there.
+    """Unpack an archive, and the archives in it, to the folder `target`, unless that exists.
 
-    Raises VactkError, with nothing left behind, for a damaged archive, one with paths out of its folder or
-    links, and where no program for its kind is installed.
+    Raises VactkError, with nothing left behind, for a damaged archive, for one with links or with paths that lead
+    out of the folder, when the disk is too small, and for a RAR that no installed program can read.
     """
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as name:
-        made = Path(name) / "content"
-        made.mkdir()
-        _unpack_one(archive, made)
-        for inner in [path for path in made.rglob("*") if path.suffix.lower() in (".rar", ".zip")]:
+        content = Path(name) / "content"
+        content.mkdir()
+        _unpack_one(archive, content)
+        for inner in [path for path in content.rglob("*") if path.suffix.lower() in (".rar", ".zip")]:
             inside = inner.with_suffix("")
             inside.mkdir(exist_ok=True)
             _unpack_one((inner,), inside)
             inner.unlink()
-        made.rename(target)
+        content.rename(target)
 
 
 def _unpack_one(archive: Sequence[Path], folder: Path) -> None:
@@ -81,8 +76,8 @@ def _unpack_one(archive: Sequence[Path], folder: Path) -> None:
         unpacker = {".zip": _unpack_zip, ".rar": _unpack_rar}[path.suffix.lower()]
     try:
         unpacker(archive, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise VactkError(f"cannot unpack '{path}': {error or 'it is cut short'}; fetch it again") from error
+    except (zipfile.BadZipFile, tarfile.TarError, rarfile.Error, EOFError, OSError) as error:
+        raise VactkError(f"cannot unpack '{path}': {error or 'it is truncated'}; fetch it again") from error
 
 
 def _unpack_zip(archive: Sequence[Path], folder: Path) -> None:
@@ -96,7 +91,7 @@ def _unpack_zip(archive: Sequence[Path], folder: Path) -> None:
 
 
 def _unpack_tar(archive: Sequence[Path], folder: Path) -> None:
-    """Read as a stream: parts come one after another, and no list of names is made first."""
+    """Unpack a tar as a stream, its volumes one after another."""
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in archive]
         with tarfile.open(fileobj=cast(IO[bytes], _Joined(files)), mode="r|*") as tar:
@@ -108,38 +103,28 @@ def _unpack_tar(archive: Sequence[Path], folder: Path) -> None:
 
 
 def _unpack_rar(archive: Sequence[Path], folder: Path) -> None:
+    """Check names and links in the headers, then extract; compressed files need an installed program."""
     path = archive[0]
-    tool = next((tool for tool in RAR_TOOLS if shutil.which(tool)), None)
-    if tool is None:
-        raise VactkError(
-            f"'{path}' is a RAR archive, which takes a program to unpack: install one of "
-            f"{', '.join(RAR_TOOLS)}, or unpack it yourself and run this again"
-        )
-    listing, extraction = RAR_TOOLS[tool]
-    if listing is not None:
-        _check_names(path, _run(listing, path, folder).splitlines())
-    _run(extraction, path, folder)
-    for found in folder.rglob("*"):
-        if found.is_symlink():
-            raise _refused(path, str(found.relative_to(folder)), "is a link")
-
-
-def _run(command: Sequence[str], path: Path, folder: Path) -> str:
-    filled = [part.format(file=path.absolute(), folder=folder) for part in command]
-    done = subprocess.run(filled, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[
-            -1
-        ]
-        raise VactkError(f"cannot unpack '{path}': {command[0]} says: {reason}")
-    return done.stdout
+    with rarfile.RarFile(path, errors="strict") as file:
+        _check_names(path, (info.filename for info in file.infolist()))
+        for info in file.infolist():
+            if not (info.is_file() or info.is_dir()):
+                raise _refused(path, info.filename, "is a link")
+        _check_room(path, folder, sum(info.file_size or 0 for info in file.infolist()))
+        try:
+            file.extractall(folder)
+        except rarfile.RarCannotExec as error:
+            raise VactkError(
+                f"'{path}' is a RAR archive, which needs a program to unpack: install one of {RAR_PROGRAMS}, "
+                "or unpack it yourself and run this again"
+            ) from error
 
 
 def _check_names(archive: Path, names: Iterable[str]) -> None:
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
-            raise _refused(archive, name, "would be written outside of its folder")
+            raise _refused(archive, name, "would be written outside of the target folder")
 
 
 def _check_room(archive: Path, folder: Path, size: int) -> None:
@@ -156,7 +141,7 @@ def _refused(archive: Path, name: str, why: str) -> VactkError:
 
 
 class _Joined:
-    """Files read one after another as if they were one."""
+    """Reads several files as if they were one."""
 
     def __init__(self, files: Sequence[IO[bytes]]) -> None:
         self._files = list(files)

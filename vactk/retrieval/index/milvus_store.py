@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.retrieval.index.file_identity import FileIdentity, FileState
 from vactk.retrieval.index.store import (
     Counts,
@@ -265,8 +265,7 @@ def _error_handler(name: str) -> Callable[[], contextlib.AbstractContextManager[
         except Exception as error:
             if type(error).__module__.split(".")[0] not in ("pymilvus", "milvus_lite", "grpc"):
                 raise
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise VactkError(f"Milvus cannot serve index '{name}': {reason}") from error
+            raise VactkError(f"Milvus cannot serve index '{name}': {first_line(error)}") from error
 
     return errors
 

@@ -183,7 +183,7 @@ def _frames_within(timeline: Timeline, span: tuple[float, float], config: DataCo
     first, stop = np.searchsorted(timeline.times_s.numpy(), np.array(span) - ROUNDING_S)
     if first >= stop:
         first = max(0, stop - 1)
-    within = timeline.part(int(first), max(int(first) + 1, int(stop)))
+    within = timeline.slice(int(first), max(int(first) + 1, int(stop)))
     return (
         int(first) + config.sampling.indices(within, config.num_frames, config.views, train=False).flatten()
     )

@@ -150,7 +150,7 @@ def _write(
     first = next(frames)
     stream = H264Stream(
         container,
-        *first[2].shape[:2],
+        first[2].shape[:2],
         fps=source.fps,
         crf=CRF,
         keyframe_every=KEYFRAME_EVERY,

@@ -1,13 +1,14 @@
 """README, the guides and CONTRIBUTING: every command runs as typed; every option, setting and file named exists.
 
-What a document takes for granted lies in its folder as a small stand-in (`template`), and every command gets further
-arguments that keep it small (SMALL). A block ```bash no-run: REASON is parsed only.
+Each document has a folder with a small stand-in for all that it takes for granted (`template`), and commands get
+further arguments that keep them small (SMALL). A block ```bash no-run: REASON is parsed only.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 import shlex
 import shutil
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from tests.checkpoints.test_load import openvclip_file
 from tests.checkpoints.test_plain_clip import vificlip
 from tests.data import trees
-from tests.export.conftest import small_folder  # noqa: F401 - a fixture
+from tests.export.conftest import small_folder as tiny_clip  # noqa: F401 - a fixture
 from tests.video.conftest import write_video
 from vactk.checkpoints.checkpoint import save_model
 from vactk.cli.app import app
@@ -40,12 +41,13 @@ DOCUMENTS = [*GUIDES, ROOT / ".github/CONTRIBUTING.md"]
 OTHER_PROGRAMS = {"python", ".", "pip", "pytest", "sbatch", "pre-commit"}
 LAUNCHERS = {"accelerate", "torchrun"}
 
-TINY = ("--backbone", "tiny_clip")  # two blocks in each tower, see `small_folder`
+TINY = ("--backbone", "tiny_clip")  # two blocks in each tower, as the tests of export make it
 STAND_INS = {  # what a document names, and what stands for it
     "ViT-B-16": ("tiny_clip",),
     "/data": ("data",),
     "openvclip_swa.pth": ("openvclip_swa.pth", *TINY),
 }
+ONNX_ONLY = {"--precision", "--quantize", "--opset"}  # without these TorchScript stands for it, and is quick
 QUICK = ("--frames", "2", "--workers", "0")
 TRAINING = (*QUICK, *TINY, "--batch-size", "8", "--epochs", "0.5", "--processes", "1")
 SMALL = {  # arguments after a command's own, of which the last counts
@@ -82,7 +84,9 @@ class Block(NamedTuple):
 
 def blocks(document: Path) -> list[Block]:
     text = document.read_text(encoding="utf-8")
-    return [Block(*found) for found in re.findall(r"^```(\w*)(?: no-run: (.+))?\n(.*?)^```$", text, re.M | re.S)]
+    return [
+        Block(*found) for found in re.findall(r"^```(\w*)(?: no-run: (.+))?\n(.*?)^```$", text, re.M | re.S)
+    ]
 
 
 def inline_code(document: Path) -> list[str]:
@@ -103,6 +107,7 @@ def split_name(arguments: list[str]) -> tuple[str, list[str]]:
     return " ".join(arguments[:size]), arguments[size:]
 
 
+@functools.cache
 def click_command(name: str) -> Any:
     command: Any = typer.main.get_command(app)
     for word in name.split():
@@ -117,7 +122,7 @@ def options(command: Any) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory, small_folder):
+def template(tmp_path_factory, tiny_clip):  # noqa: F811
     """A folder with a small stand-in for all that the documents take for granted."""
     folder = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
@@ -126,11 +131,11 @@ def template(tmp_path_factory, small_folder):
         patch.setenv("VACTK_CONFIG", str(folder / "no-config.yaml"))
         patch.setenv("VACTK_CACHE", str(folder / "cache"))
         patch.chdir(folder)
-        shutil.copytree(small_folder, folder / "tiny_clip")
+        shutil.copytree(tiny_clip, folder / "tiny_clip")
         make_videos(folder)
         make_checkpoints(folder)
         run_vactk(shlex.split("train --dataset shapes --output runs/first"))
-        shutil.copytree(small_folder, folder / "clip_folder")
+        shutil.copytree(tiny_clip, folder / "clip_folder")
         yield folder
 
 
@@ -142,7 +147,7 @@ def make_videos(folder: Path) -> None:
     rows = [f"{name},{Path(name).parts[1]}" for name in names]
     (folder / "my_list.csv").write_text("\n".join(["path,label", *rows]))
     (folder / "queries.txt").write_text("a sunset\na dog\n")
-    lines = [f'{{"video": "{name}", "descriptions": ["A person is busy."]}}' for name in names]
+    lines = [f'{{"video": "{name}", "descriptions": ["Video {n}."]}}' for n, name in enumerate(names)]
     (folder / "descriptions.jsonl").write_text("\n".join(lines))
     for make in (trees.hmdb51, trees.ucf101, trees.msrvtt):
         make(folder / "data" / make.__name__, trees.tiny_video)
@@ -164,6 +169,8 @@ def run_vactk(arguments: list[str]) -> None:
     """Run a command with what stands for the large things that it names."""
     name, _ = split_name(arguments)
     words = [stand_in for word in arguments for stand_in in STAND_INS.get(word, (word,))]
+    if name == "export" and not ONNX_ONLY & {*words}:
+        words = ["torchscript" if word in ("onnx", "pt2") else word for word in words]
     names_model = {"--checkpoint", "--backbone"} & {*words} or ("--index" in words and "--add" not in words)
     if name in ("zeroshot", "retrieve", "export") and not names_model:
         words += TINY  # else ViT-B-16

@@ -9,12 +9,14 @@ from vactk.config import RENAMED_SETTINGS, build, merge, parse_overrides, with_n
 from vactk.data.batch_sampler import num_steps
 from vactk.data.config import UniformSampling
 from vactk.data.datasets import find_dataset
+from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import Heads, ModelConfig, new_model
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
 from vactk.train.recipe import Recipe, read_recipe, recipe_names
+from vactk.train.setup import build_model, build_task
 from vactk.train.task import choose_trained
 from vactk.video import Timeline
 
@@ -109,6 +111,20 @@ def test_trained_parameters_are_those_that_the_layers_add_up_to(name, places):
         + class_head
         + word_head
     )
+
+
+def test_weights_of_losses_that_make_no_sense_are_refused(quick_recipe):
+    with pytest.raises(VactkError, match=r"weight of a loss must be at least 0, got descriptions=-1"):
+        quick_recipe("task.descriptions=-1")
+    off = quick_recipe(
+        *(f"task.{loss}=0" for loss in ("contrastive", "cross_modal", "masked_words", "visual"))
+    )
+    videos = VideoSet(name="x", split="y", classes=("a", "b"), words=("a", "b"), records=())
+    model, _ = build_model(off, videos)
+    with pytest.raises(
+        VactkError, match=r"no loss to train on: one of the weights contrastive, .* must be above 0"
+    ):
+        build_task(off, model, videos, print)
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_SETTINGS.items())

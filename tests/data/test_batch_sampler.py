@@ -33,7 +33,7 @@ def test_a_batch_is_the_same_however_one_got_there(num_records, batch_size, star
 def test_processes_and_pieces_share_out_one_batch(num_records, size, world, parts):
     whole = batches(num_records, size * world * parts, 0, 6)
     shares = [
-        batches(num_records, size * world * parts, 0, 6, rank=rank, world=world, parts=parts)
+        batches(num_records, size * world * parts, 0, 6, rank=rank, world=world, micro_batches=parts)
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
@@ -49,7 +49,7 @@ def test_passes_are_shuffled_differently_and_seeds_too():
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ValueError, match="a batch of 10 cannot be cut into 3 x 1"):
+    with pytest.raises(ValueError, match="batch_size 10 is not divisible by 3 processes x 1 micro-batches"):
         TrainBatches(5, 10, seed=0, steps=range(1), world=3)
 
 

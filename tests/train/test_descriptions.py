@@ -166,7 +166,7 @@ def test_a_draw_is_the_videos_own_in_every_epoch(videos):
     dataset = VideoDataset(videos.records, DataConfig(num_frames=1, workers=0), picture, train=True, seed=1)
 
     def draws(rank, world):
-        batches = TrainBatches(15, 4, seed=1, steps=range(6), rank=rank, world=world, parts=1)
+        batches = TrainBatches(15, 4, seed=1, steps=range(6), rank=rank, world=world, micro_batches=1)
         return [
             list(zip(batch.places.tolist(), batch.draws.tolist(), strict=True))
             for batch in train_loader(dataset, batches)

@@ -25,8 +25,8 @@ class TrainBatches(Sampler[list[Key]]):
     """Endless shuffled passes over the records, cut into batches; batch k is the same however one got there.
 
     A batch may span two passes, so that every record comes once a pass whatever the batch size. Of each
-    batch of `batch_size`, this process takes the `rank`-th of `world` parts, in `parts` pieces one after
-    another (gradient accumulation): the yielded lists.
+    batch of `batch_size`, this process takes the `rank`-th of `world` equal shares, in `micro_batches` one
+    after another (gradient accumulation): the yielded lists.
     """
 
     def __init__(
@@ -38,27 +38,29 @@ class TrainBatches(Sampler[list[Key]]):
         steps: range,
         rank: int = 0,
         world: int = 1,
-        parts: int = 1,
+        micro_batches: int = 1,
     ) -> None:
-        if batch_size % (world * parts):
-            raise ValueError(f"a batch of {batch_size} cannot be cut into {world} x {parts} equal parts")
+        if batch_size % (world * micro_batches):
+            raise ValueError(
+                f"batch_size {batch_size} is not divisible by {world} processes x {micro_batches} micro-batches"
+            )
         self.num_records = num_records
         self.batch_size = batch_size
         self.seed = seed
         self.steps = steps
         self.rank = rank
         self.world = world
-        self.parts = parts
+        self.micro_batches = micro_batches
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
-        return len(self.steps) * self.parts
+        return len(self.steps) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        size = self.batch_size // (self.world * self.parts)
+        size = self.batch_size // (self.world * self.micro_batches)
         for step in self.steps:
-            for part in range(self.parts):
-                start = step * self.batch_size + (part * self.world + self.rank) * size
+            for number in range(self.micro_batches):
+                start = step * self.batch_size + (number * self.world + self.rank) * size
                 yield [self._key(position) for position in range(start, start + size)]
 
     def _key(self, position: int) -> Key:

@@ -152,7 +152,7 @@ class VideoDataset(Dataset[VideoSample]):
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchLoader[Key, VideoSample, Batch]:
     """Batches in the order of `batches`, read ahead by the workers of `dataset.config`."""
-    size = batches.batch_size // (batches.world * batches.parts)
+    size = batches.batch_size // (batches.world * batches.micro_batches)
     return _loader(dataset, batches, size)
 
 

@@ -51,7 +51,7 @@ class BatchFeed:
             steps=steps,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            parts=micro_batches,
+            micro_batches=micro_batches,
         )
         with contextlib.closing(iter(train_loader(self.dataset, sampler))) as batches:
             for _ in range(len(sampler)):

@@ -14,7 +14,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Deferred:
-    """Whether a signal came, and whether it may interrupt the work in progress at once."""
+    """Records whether a signal came, and whether it may interrupt the work in progress at once."""
 
     def __init__(self) -> None:
         self.received = False

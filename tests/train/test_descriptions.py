@@ -218,9 +218,9 @@ def test_the_command_tells_of_missing_extra_and_cut_descriptions(described, tmp_
     result = finetune("--descriptions", described, "--output", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert f"2 of 15 videos have no description in '{described}', such as" in result.stderr
-    assert "they are trained on without one" in result.stderr
+    assert "this loss leaves them out" in result.stderr
     assert "1 descriptions are of no training video, such as 'elsewhere.mp4'" in result.stderr
-    assert "1 of 40 descriptions were cut to the" in result.stderr
+    assert "1 of 40 descriptions were truncated to the text tower" in result.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["descriptions"] > 0 for line in lines)
     assert json.loads(result.stdout)["metrics"]["seen"]["num_videos"] == 6

@@ -60,7 +60,7 @@ class TaskConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each loss in the sum."""
+        """Return the weight of each loss in the sum."""
         return {name: getattr(self, name) for name in LOSSES}
 
 

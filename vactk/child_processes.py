@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, in whatever way that one ends."""
+"""Child processes that end with their parent, in whatever way it ends."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FROM_THE_PARENT = ("fork", "spawn")  # start methods; a fork server would be the
 
 @dataclass(frozen=True)
 class Parent:
-    """What a child has to know of the process that starts it."""
+    """What a child needs to know about its parent."""
 
     pid: int
-    signals: bool  # whether the system can tell the child by a signal
-    lifeline: Connection  # at its end once the parent has ended
+    signals: bool  # whether the system can signal the parent's end to the child
+    lifeline: Connection  # reads end-of-file once the parent has ended
 
 
 @dataclass(frozen=True)
 class _Lifeline:
-    """A pipe that its process holds open as long as it lives."""
+    """A pipe that its process keeps open as long as it lives."""
 
     pid: int
     reading: Connection
@@ -41,7 +41,7 @@ _lifeline: _Lifeline | None = None
 
 
 def this_process(start_method: str) -> Parent:
-    """This process as the parent of one that the calling thread starts by `start_method`.
+    """Return this process as the parent of one that the calling thread starts by `start_method`.
 
     Linux ties the signal to the thread that starts a child: only the main one lives as long as its process.
     """
@@ -54,11 +54,11 @@ def this_process(start_method: str) -> Parent:
 
 
 def end_with(parent: Parent) -> None:
-    """Have this process end as soon as `parent` has: called first of all in it."""
+    """End this process as soon as `parent` ends. Call it first of all in the child."""
     if _lifeline is not None and _lifeline.pid != os.getpid():
-        _lifeline.writing.close()  # forked along: it would keep the pipe open
+        _lifeline.writing.close()  # inherited by forking: it would keep the pipe open
     if parent.signals and sys.platform == "linux" and _ask_for_signal():
-        if os.getppid() != parent.pid:  # it ended before the system was asked
+        if os.getppid() != parent.pid:  # it ended before the system was asked for the signal
             os._exit(1)
         return
     if sys.platform == "linux":
@@ -75,7 +75,7 @@ def end_with_launcher() -> None:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Start processes in here: Ctrl-C and SIGTERM wait, in this one too, until each has called `hear_signals`."""
+    """Block Ctrl-C and SIGTERM, also in children started inside until they call `hear_signals`."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -87,7 +87,7 @@ def signals_held() -> Iterator[None]:
 
 
 def hear_signals() -> None:
-    """Let signals come that were held when this process was started."""
+    """Unblock the signals that were blocked when this process was started."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 

@@ -42,12 +42,12 @@ def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
 
 
 def wants_fsdp() -> bool:
-    """Whether Accelerate's configuration asks for sharded weights; its launcher sets this environment variable."""
+    """Return whether Accelerate's configuration asks for FSDP; its launcher sets this environment variable."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def on_cpu(device: str) -> bool:
-    """Whether `device` ("auto", "cpu") is the CPU here; unless told, Accelerate does not connect its processes."""
+    """Return whether `device` ("auto", "cpu") is the CPU; unless told, Accelerate leaves its processes apart."""
     return device == "cpu" or not torch.accelerator.is_available()
 
 
@@ -80,7 +80,7 @@ def broadcast_object(value: T) -> T:
 
 
 def on_any_process(condition: bool, accelerator: Accelerator) -> bool:
-    """Whether `condition` holds on any process: the same answer on all of them. All must call it."""
+    """Return whether `condition` holds on any process: the same answer on all of them. All must call it."""
     if accelerator.num_processes == 1:
         return condition
     count = torch.tensor(float(condition), device=accelerator.device)
@@ -102,7 +102,7 @@ def distributed_mean(total: Tensor, count: Tensor) -> Tensor:
 
 
 def is_distributed() -> bool:
-    """Whether this is one of several processes that share batches."""
+    """Return whether this is one of several processes that share batches."""
     return dist.is_available() and dist.is_initialized()
 
 

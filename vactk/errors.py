@@ -14,7 +14,7 @@ class VactkError(Exception):
 
 
 class RestartError(VactkError):
-    """The command can go on when it is started again with `arguments` after its own."""
+    """Raised when rerunning the command with `arguments` appended would continue the run."""
 
     def __init__(self, message: str, arguments: tuple[str, ...] = ()) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Ctrl-C and the end of a job's time, put off until work can stop."""
+"""Deferred signals: Ctrl-C and SIGTERM wait until the work in progress can stop."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that had been put off was heard."""
+    """Raised where work can stop, after a signal that was deferred."""
 
 
-class _Heard:
-    """Whether a signal came, and whether it may interrupt whatever is being done."""
+class _Deferred:
+    """Records whether a signal came, and whether it may interrupt the work in progress at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.received = False
         self.at_once = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted and number == signal.SIGINT:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.received = True
         if self.at_once:
             raise Stopped
 
 
-_heard: _Heard | None = None  # None: signals do what they always do
+_deferred: _Deferred | None = None  # None: signals act as usual
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Put the first Ctrl-C off to the next `check`, so that a step can end; the second interrupts at once.
+    """Defer the first Ctrl-C to the next `check`, so that a step can end; a second one interrupts at once.
 
-    SIGTERM does the same, however often it comes: it is how schedulers announce the end of a job's time.
+    SIGTERM is deferred however often it comes: schedulers announce the end of a job's time by it.
     """
-    global _heard
+    global _deferred
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    outer, _heard = _heard, _Heard()
-    handler = _heard.on_signal
+    outer, _deferred = _deferred, _Deferred()
+    handler = _deferred.on_signal
     former = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        _heard = outer
+        _deferred = outer
         for number, before in former.items():
             signal.signal(number, before)
 
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Let signals interrupt what is done here, which leaves nothing half done behind."""
-    heard = _heard
-    if heard is None:
+    """Let signals interrupt the block at once: it must be safe to abandon at any moment."""
+    deferred = _deferred
+    if deferred is None:
         yield
         return
     outer, heard.at_once = heard.at_once, True
@@ -68,6 +68,6 @@ def at_once() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise Stopped where a signal was put off: called wherever a run can stop."""
-    if _heard is not None and _heard.wanted:
+    """Raise Stopped if a signal was deferred. Call it wherever a run can stop."""
+    if _deferred is not None and _deferred.received:
         raise Stopped

@@ -166,7 +166,7 @@ def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path,
         (["zeroshot", "--dataset", "msrvtt"], "'msrvtt' names no classes"),
         (
             ["train", "--dataset", "msrvtt", "--recipe", "m2clip-shapes"],
-            "'msrvtt' names no classes to train on",
+            "'msrvtt' has no classes to train on",
         ),
         (
             ["zeroshot", "--dataset", "hmdb51", "--backbone", "toy"],

@@ -19,7 +19,7 @@ CASES = [
     (["train", "--dataset", "shapes", "--precision", "fp8"], "'run.precision' must be one of auto, fp32, bf16, fp16"),
     (["train", "--dataset", "shapes", "--templates", "nice"], "unknown set of templates 'nice'"),
     (["train", "--dataset", "shapes", "model.temporal=ted_adaptor"], "unknown temporal module 'ted_adaptor'; did you mean 'ted_adapter'"),
-    (["train", "--dataset", "shapes", "--resume"], "--resume goes on with the run in --output"),
+    (["train", "--dataset", "shapes", "--resume"], "--resume requires --output FOLDER"),
     (["train", "--dataset", "shapes", "run.accumulate=5"], "batch_size 32 is not divisible by accumulate=5"),
     (["zeroshot"], "give either videos with --labels, or a --dataset"),
     (["zeroshot", "x.mp4"], "pass --labels, or a --checkpoint trained on labelled classes"),

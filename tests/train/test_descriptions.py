@@ -144,9 +144,9 @@ def test_the_loss_is_the_pair_loss_of_the_described_videos(videos, described, to
     messages = []
     task = build_task(full, model, videos, messages.append).eval()
     assert any(message.startswith("2 of 15 videos have no description") for message in messages)
-    assert "1 described videos are not trained on, such as 'elsewhere.mp4'" in messages
-    cut = f"1 of 40 descriptions were cut to the {model.backbone.tokenize.context_length} tokens of the text tower"
-    assert cut in messages
+    assert "1 descriptions are of no training video, such as 'elsewhere.mp4'" in messages
+    limit = model.backbone.tokenize.context_length
+    assert f"1 of 40 descriptions were truncated to the text tower's {limit} tokens" in messages
     size, scale = model.backbone.image_size, model.video_clip.logit_scale
     video, labels = torch.randn(4, 2, 3, size, size), torch.tensor([0, 0, 1, 2])
     found = task(video, labels, torch.tensor([5, 0, 14, 9]), torch.full((4,), 0.5))
@@ -219,9 +219,9 @@ def test_the_command_tells_of_missing_extra_and_cut_descriptions(described, tmp_
     result = finetune("--descriptions", described, "--output", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.stderr
     assert f"2 of 15 videos have no description in '{described}', such as" in result.stderr
-    assert "they are trained on without one" in result.stderr
-    assert "1 described videos are not trained on, such as 'elsewhere.mp4'" in result.stderr
-    assert "1 of 40 descriptions were cut to the" in result.stderr
+    assert "this loss leaves them out" in result.stderr
+    assert "1 descriptions are of no training video, such as 'elsewhere.mp4'" in result.stderr
+    assert "1 of 40 descriptions were truncated to the text tower" in result.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["descriptions"] > 0 for line in lines)
     assert json.loads(result.stdout)["metrics"]["seen"]["num_videos"] == 6

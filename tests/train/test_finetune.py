@@ -103,7 +103,7 @@ def test_a_run_may_start_from_another_ones_result(tmp_path, reporter):
 def test_a_start_with_modules_that_the_model_lacks_is_refused(tmp_path, reporter):
     ted = "model.temporal=ted_adapter"
     train(recipe(ted, "run.epochs=0.3"), tmp_path / "first", resume=False, reporter=reporter)
-    with pytest.raises(VactkError, match="has no place for 'temporal"):
+    with pytest.raises(VactkError, match="the model to train has no 'temporal"):
         train(recipe(f"start={tmp_path / 'first'}"), tmp_path / "second", resume=False, reporter=reporter)
 
 

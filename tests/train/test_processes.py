@@ -217,15 +217,15 @@ def test_ways_of_sharding_that_do_not_fit_are_refused(tmp_path, monkeypatch, qui
         assert message in str(error)
 
 
-def test_contrasting_ones_own_videos_makes_processes_equal_to_pieces(tmp_path, quick_recipe):
+def test_contrasting_ones_own_videos_makes_processes_equal_to_micro_batches(tmp_path, quick_recipe):
     apart = (*SIX, "task.gather=false", "task.masked_words=0")
-    on_processes(1, quick_recipe(*apart, "run.accumulate=2"), tmp_path / "pieces")
+    on_processes(1, quick_recipe(*apart, "run.accumulate=2"), tmp_path / "micro_batches")
     on_processes(2, quick_recipe(*apart), tmp_path / "processes")
     on_processes(2, quick_recipe(*SIX, "task.masked_words=0"), tmp_path / "gathered")
     losses = {
         name: [line["contrastive"] for line in metrics(tmp_path / name)]
-        for name in ("pieces", "processes", "gathered")
+        for name in ("micro_batches", "processes", "gathered")
     }
-    assert losses["processes"] == pytest.approx(losses["segments"], abs=1e-4)
-    assert largest_difference(tmp_path / "pieces", tmp_path / "processes") < 2e-4
+    assert losses["processes"] == pytest.approx(losses["micro_batches"], abs=1e-4)
+    assert largest_difference(tmp_path / "micro_batches", tmp_path / "processes") < 2e-4
     assert losses["gathered"][0] > losses["processes"][0] + 0.01

@@ -9,6 +9,7 @@ from vactk.config import RENAMED_SETTINGS, build, merge, parse_overrides, with_n
 from vactk.data.batch_sampler import num_steps
 from vactk.data.config import UniformSampling
 from vactk.data.datasets import find_dataset
+from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import Heads, ModelConfig, new_model
@@ -16,6 +17,7 @@ from vactk.recipes import read_recipe, recipe_names
 from vactk.text.words import build_vocabulary
 from vactk.train.optim import peak_lr
 from vactk.train.recipe import Recipe, fit_batch
+from vactk.train.setup import build_model, build_task
 from vactk.train.task import choose_trained
 from vactk.video import Timeline
 
@@ -126,6 +128,20 @@ def test_trained_parameters_are_those_that_the_layers_add_up_to(name, places):
 def test_a_batch_is_no_larger_than_the_data(asked, accumulate, videos, processes, expected):
     recipe = build(Recipe, {"run": {"batch_size": asked, "accumulate": accumulate}})
     assert fit_batch(recipe, videos, processes).run.batch_size == expected
+
+
+def test_weights_of_losses_that_make_no_sense_are_refused(quick_recipe):
+    with pytest.raises(VactkError, match=r"weight of a loss must be at least 0, got descriptions=-1"):
+        quick_recipe("task.descriptions=-1")
+    off = quick_recipe(
+        *(f"task.{loss}=0" for loss in ("contrastive", "cross_modal", "masked_words", "visual"))
+    )
+    videos = VideoSet(name="x", split="y", classes=("a", "b"), words=("a", "b"), records=())
+    model, _ = build_model(off, videos)
+    with pytest.raises(
+        VactkError, match=r"no loss to train on: one of the weights contrastive, .* must be above 0"
+    ):
+        build_task(off, model, videos, print)
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED_SETTINGS.items())

@@ -49,7 +49,7 @@ def test_it_goes_on_from_a_saved_state_to_the_last_bit():
         whole.update()
         if seed <= 3:
             first.update()
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     for seed in (4, 5):
         put(other, values(seed))
         second.update()

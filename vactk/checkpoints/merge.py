@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import FrameAdapterConfig, NoTemporal
 from vactk.models.text_tower import TextAdapterConfig
 from vactk.models.video_model import ADDED, TOWERS, Heads, ModelConfig, VideoModel, added_tensors, new_model
+from vactk.progress import Progress
 from vactk.weights.arithmetic import Coefficients, MergeTerm, check_fits, mixed_entries, mixed_rows, select
 from vactk.weights.safetensors_file import METADATA_KEY, fingerprint
 from vactk.weights.streaming import DictTensors, LayeredTensors, TensorReader, write_tensors
@@ -218,7 +219,7 @@ def save_merged(
     mixture: MergePlan,
     chosen: Coefficients,
     info: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Write a mixture, some rows at a time, as a file that `load_model` reads; of plain CLIPs as plain weights.
 

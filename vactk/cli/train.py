@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 def training_command(family: str, description: str) -> Callable[..., None]:
-    """A command that trains by the recipe that datasets name as their `family`."""
+    """Return a command that trains by the recipe that a dataset names as its `family`."""
 
     def command(
         settings: Annotated[
             list[str] | None,
-            typer.Argument(metavar="KEY=VALUE", help="Settings of the recipe, such as optim.lr=1e-3."),
+            typer.Argument(metavar="KEY=VALUE", help="Recipe settings, such as optim.lr=1e-3."),
         ] = None,
         dataset: options.Dataset = None,
         recipe: Annotated[
             str | None,
             typer.Option(
-                help="A packaged recipe or a YAML file; by default the dataset's.", rich_help_panel="Run"
+                help="Packaged recipe or YAML file. [default: the dataset's]", rich_help_panel="Run"
             ),
         ] = None,
         output: Annotated[
             Path | None,
-            typer.Option(help="The run folder; by default a new one under runs/.", rich_help_panel="Run"),
+            typer.Option(help="Run folder. [default: a new one under runs/]", rich_help_panel="Run"),
         ] = None,
         resume: Annotated[
-            bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel="Run")
+            bool, typer.Option("--resume", help="Continue the run in --output.", rich_help_panel="Run")
         ] = False,
         shots: options.Shots = None,
         descriptions: options.Descriptions = None,
@@ -56,12 +56,12 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         workers: options.Workers = None,
         batch_size: options.BatchSize = None,
         epochs: Annotated[
-            float | None, typer.Option(help="Passes over the videos.", rich_help_panel="Run")
+            float | None, typer.Option(help="Passes over the training videos.", rich_help_panel="Run")
         ] = None,
         device: options.Device = None,
         precision: options.Precision = None,
         processes: options.Processes = None,
-        seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Of all chance.")] = None,
+        seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Random seed.")] = None,
         json: options.Json = False,
     ) -> None:
         run_on(processes, device)
@@ -85,7 +85,7 @@ def training_command(family: str, description: str) -> Callable[..., None]:
             "run.seed": seed,
         }
         if resume and output is None:
-            raise VactkError("--resume goes on with the run in --output: name that folder")
+            raise VactkError("--resume requires --output FOLDER, the run to continue")
         full_recipe = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
         folder = output or Path(
             "runs", f"{_short_name(full_recipe.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -127,13 +127,13 @@ finetune = training_command(
 
 
 def _resumed(output: Path | None, resume: bool) -> str | None:
-    """The settings of the run that is to go on."""
+    """Return the settings of the run to continue."""
     config = output / "config.yaml" if output is not None and resume else None
     return str(config) if config is not None and config.exists() else None
 
 
 def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str) -> Recipe:
-    """The recipe, then the options, then key=value; the model of a checkpoint is as the checkpoint says."""
+    """Merge the recipe, then options, then key=value; --checkpoint determines the model."""
     from vactk.data.datasets import find_dataset
     from vactk.recipes import read_recipe
     from vactk.train.recipe import Recipe
@@ -142,7 +142,7 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     name = chosen["dataset"] or overrides.get("dataset")
     if recipe is None:
         if not name:
-            raise VactkError("what to train on? name a dataset, such as --dataset shapes, or a --recipe")
+            raise VactkError("no dataset: pass --dataset NAME, such as --dataset shapes, or --recipe")
         recipe = getattr(find_dataset(str(name)), family)
     values = read_recipe(recipe)
     given = nest(chosen)
@@ -152,14 +152,14 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
         values["model"] = to_dict(config_of(Path(chosen["start"]), given.pop("model", {})))
     full = build(Recipe, merge(merge(values, given), overrides))
     if not full.dataset:
-        raise VactkError(f"recipe '{recipe}' names no dataset: add --dataset NAME")
+        raise VactkError(f"recipe '{recipe}' names no dataset: pass --dataset NAME")
     if not find_dataset(full.dataset).labelled:
-        raise VactkError(f"'{full.dataset}' names no classes to train on: every video needs a label")
+        raise VactkError(f"dataset '{full.dataset}' has no classes to train on: every video needs a label")
     return full
 
 
 def _short_name(dataset: str) -> str:
-    """A dataset's name, or the last part of its path, as the name of a folder."""
+    """Return a dataset's name, or the last component of its path, as a folder name."""
     path = Path(dataset)
     return path.resolve().stem if path.exists() else dataset.replace("/", "-")
 
@@ -172,7 +172,9 @@ def _print(result: TrainResult) -> None:
             if isinstance(accuracy, dict):
                 rows.append([*split, by, percent(accuracy["top1"]), percent(accuracy["top5"])])
     print_table("Accuracy, %", ("split", "videos", "classes", "by", "top-1", "top-5"), rows)
-    print_line(f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of it waiting for data")
+    print_line(
+        f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of the time waiting for data"
+    )
     if result.failed:
         print_line(
             f"{len(result.failed)} training videos could not be read: see {result.run_dir}/result.json"

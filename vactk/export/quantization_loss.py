@@ -15,6 +15,7 @@ from vactk.data.video_dataset import VideoDataset, eval_loader
 from vactk.errors import VactkError
 from vactk.export.verify import Run
 from vactk.models.video_model import VideoModel
+from vactk.progress import Progress
 
 BATCH = 8
 
@@ -59,7 +60,7 @@ def int8_accuracy_drop(
     videos: VideoSet,
     classes: Tensor,
     data: DataConfig,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> AccuracyDrop:
     """The accuracy of a file's video encoder against `encoder`'s, by similarity to classes (C, E) of unit norm.
 

@@ -1,4 +1,4 @@
-"""The texts of a training step: the classes' prompts, computed as far as possible beforehand, and masked ones."""
+"""Prompts of the classes in training, embedded beforehand as far as the text tower is frozen, and masked ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from vactk.text.words import Masked, PromptMasker
 
 
 class ClassPrompts(nn.Module):
-    """Embeddings of all classes: fixed, or from where the trained part of the text tower begins.
+    """Embeddings of all classes: fixed, or computed from where the trained blocks of the text tower begin.
 
-    With several templates, one is drawn for each call where the text is trained; where it is frozen, the
-    embeddings are means over all (`fixed`).
+    Fixed embeddings are means over all templates; otherwise each call samples one template.
     """
 
     def __init__(
         self, *, fixed: Tensor | None = None, tokens: Tensor | None = None, frozen: bool = True
     ) -> None:
-        """`fixed` (C, E) of unit norm, or `tokens` (templates, C, L) int64; `frozen`: CLIP's own text weights."""
+        """`fixed` (C, E), unit norm, or `tokens` (templates, C, L) int64; `frozen`: CLIP's text tower is."""
         super().__init__()
         self.frozen = frozen
         self.fixed: Tensor | None
@@ -36,7 +35,7 @@ class ClassPrompts(nn.Module):
         self.block, self.attended = 0, False
 
     def forward(self, text: TextTower) -> Tensor:
-        """(C, E) of unit norm, by the text tower `text`."""
+        """Return the embeddings of the classes by the text tower `text`: (C, E), unit norm."""
         if self.fixed is not None:
             return self.fixed
         assert self.tokens is not None
@@ -51,23 +50,23 @@ class ClassPrompts(nn.Module):
         return F.normalize(text.pool(text.finish(prompts)), dim=-1)
 
     def _prepare(self, text: TextTower) -> None:
-        """What comes before the first adapter, once for the whole run."""
+        """Compute the activations before the first adapter, once for the whole run."""
         assert self.tokens is not None
-        parts = [text.frozen_part(tokens) for tokens in self.tokens]
-        self.hidden = torch.stack([part.hidden for part in parts])  # (templates, C, L or 1, D)
-        self.end = torch.stack([part.end for part in parts])
-        self.block, self.attended = parts[0].block, parts[0].attended
+        prompts = [text.frozen_part(tokens) for tokens in self.tokens]
+        self.hidden = torch.stack([one.hidden for one in prompts])  # (templates, C, L or 1, D)
+        self.end = torch.stack([one.end for one in prompts])
+        self.block, self.attended = prompts[0].block, prompts[0].attended
 
 
 class MaskedPrompts:
-    """Prompts of a batch's classes with words masked, drawn for each video by its own seed."""
+    """Prompts of a batch's classes with masked words, sampled with a seed per video."""
 
     def __init__(self, masker: PromptMasker, words: Sequence[str], templates: Sequence[str]) -> None:
         self.masker = masker
         self.prompts = [[template.format(word) for word in words] for template in templates]
 
     def draw(self, labels: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """labels (B,), B seeds -> tokens (B, L) and word labels (B, L) int64, cut at the longest prompt."""
+        """Mask prompts: labels (B,), B seeds -> tokens (B, L), word labels (B, L) int64; L: the longest one's."""
         masked = [self._mask(label, seed) for label, seed in zip(labels.tolist(), seeds, strict=True)]
         tokens = torch.stack([one.tokens for one in masked])
         longest = int(tokens.argmax(dim=1).max()) + 1

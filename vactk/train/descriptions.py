@@ -1,4 +1,4 @@
-"""Descriptions of the training videos, as texts that the videos are aligned with (Open-VCLIP++, section 4)."""
+"""Descriptions of the training videos, which their embeddings are aligned with (Open-VCLIP++, section 4)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ class Described(NamedTuple):
     """The descriptions of a batch."""
 
     text: Tensor  # (B, E), unit norm; zeros where a video has none
-    known: Tensor  # (B,) bool: the video has one
+    known: Tensor  # (B,) bool: whether the video has one
 
 
 class DescriptionTexts(nn.Module):
-    """One description of each video, the one that a draw says where there are several.
+    """One description of each video; a random number chooses among several.
 
-    The draw comes with the video, so that it depends neither on the process nor on how often the batch is passed
-    (interpolated weight optimisation does so twice). Where no weight of the text tower is trained, they are
-    embedded once for the whole run.
+    That number comes with the video, so that it depends neither on the process nor on the pass (interpolated
+    weight optimisation makes two). With a frozen text tower, descriptions are embedded once for the whole run.
     """
 
     def __init__(self, tokens: Tensor, counts: Tensor, *, frozen: bool, batch_size: int = 256) -> None:
-        """tokens (N, L) int64 of all descriptions, those of a video together; counts (V,) int64 of each video."""
+        """tokens (N, L) int64: all descriptions, ordered by video; counts (V,) int64: how many each video has."""
         super().__init__()
         self.frozen = frozen
         self.batch_size = batch_size
@@ -41,10 +40,10 @@ class DescriptionTexts(nn.Module):
         self.register_buffer("embeddings", None, persistent=False)
 
     def forward(self, text: TextTower, places: Tensor, draws: Tensor) -> Described:
-        """places (B,) int64, of the videos, and draws (B,) in [0, 1) -> their descriptions"""
+        """Return the descriptions of the videos at places (B,) int64, chosen by draws (B,) in [0, 1)."""
         counts = self.counts[places]
-        drawn = (draws * counts).long().clamp(max=counts - 1)  # rounding can carry a draw just below 1 over
-        # A video without any borrows one that is then zeroed: all processes do the same work on each batch.
+        drawn = (draws * counts).long().clamp(max=counts - 1)  # a draw just below 1 may round up
+        # A video without one borrows another's, zeroed below: all processes do the same work on each batch.
         chosen = (self.starts[places] + drawn).clamp(min=0)
         if self.frozen:
             if self.embeddings is None:
@@ -57,5 +56,5 @@ class DescriptionTexts(nn.Module):
 
     @torch.no_grad()
     def _embed_all(self, text: TextTower) -> Tensor:
-        parts = [text.encode(text.trim(part)) for part in self.tokens.split(self.batch_size)]
-        return F.normalize(torch.cat(parts).float(), dim=-1)
+        embedded = [text.encode(text.trim(tokens)) for tokens in self.tokens.split(self.batch_size)]
+        return F.normalize(torch.cat(embedded).float(), dim=-1)

@@ -20,7 +20,7 @@ from vactk.weights.safetensors_file import load_exactly
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether FSDP shards the weights."""
+    """Return whether FSDP shards the weights."""
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 

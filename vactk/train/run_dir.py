@@ -113,7 +113,7 @@ class RunDir:
         return None
 
     def has_evaluation(self, step: int) -> bool:
-        """Whether metrics.jsonl has the evaluation after `step` steps."""
+        """Return whether metrics.jsonl has the evaluation after `step` steps."""
         lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
         return any("evaluation" in line and line["step"] == step for line in map(settings.parse_json, lines))
 
@@ -191,7 +191,7 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _is_up_to(line: bytes, step: int) -> bool:
-    """Whether a log line is complete, and of a step up to `step`."""
+    """Return whether a log line is complete, and of a step up to `step`."""
     try:
         values = settings.parse_json(line)
         return line.endswith(b"\n") and values["step"] <= step

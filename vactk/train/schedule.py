@@ -35,13 +35,13 @@ class TrainSchedule:
         return step / self.steps_per_epoch
 
     def logs(self, step: int) -> bool:
-        """Whether metrics are written."""
+        """Return whether metrics are written."""
         return step % self.run.log_every == 0 or step == self.total_steps
 
     def saves(self, step: int) -> bool:
-        """Whether the state is saved: also before an evaluation, which a signal may interrupt at any moment."""
+        """Return whether the state is saved: also before an evaluation, which a signal may interrupt."""
         return step % self.save_steps == 0 or step == self.total_steps or self.evaluates(step)
 
     def evaluates(self, step: int) -> bool:
-        """Whether the model is evaluated between steps; after the last one it always is."""
+        """Return whether the model is evaluated between steps; after the last one it always is."""
         return self.eval_steps > 0 and 0 < step < self.total_steps and step % self.eval_steps == 0

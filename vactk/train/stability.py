@@ -48,7 +48,7 @@ class MoreMicroBatchesError(VactkError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of the GPU or the machine ran out; torch reports the latter as a plain RuntimeError."""
+    """Return whether memory of the GPU or the machine ran out; torch reports the latter as a plain RuntimeError."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

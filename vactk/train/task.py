@@ -1,4 +1,4 @@
-"""What is learnt from a batch: the model, its heads, and their losses by name."""
+"""The training task: a model, its heads, and the table of their losses."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ DRAWS_STEPS = 2**24  # different values of a float32 in [0, 1) as torch draws th
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """What is trained, and on which losses. A weight of 0 turns a loss off, and its work and its head with it."""
+    """Trained towers and weights of losses. A weight of 0 turns a loss off, with its computation and its head."""
 
-    towers: tuple[Literal["vision", "text", "scale"], ...] = ()  # of CLIP's own; "scale" is its temperature
+    towers: tuple[
+        Literal["vision", "text", "scale"], ...
+    ] = ()  # trained ones of CLIP; "scale" is its temperature
     contrastive: float = 0.5  # videos against the texts of the batch
     cross_modal: float = 0.5  # videos against the texts of all classes
-    masked_words: float = 0.1  # masked words of a prompt, guessed from the video
+    masked_words: float = 0.1  # masked words of a prompt, predicted from the video
     visual: float = 1.0  # class head on the vision tower
-    descriptions: float = 1.0  # videos against descriptions of them, where the recipe names a file of those
-    contrastive_text: Literal["clean", "masked"] = (
-        "clean"  # published: masked, by code that then masks nothing
-    )
+    descriptions: float = 1.0  # videos against their descriptions, where the recipe names a file of them
+    # prompts in the contrastive loss; M2-CLIP publishes masked, by code that then masks nothing
+    contrastive_text: Literal["clean", "masked"] = "clean"
     gather: bool = (
-        True  # contrast with the videos of all processes; False: of one's own, as M2-CLIP's release
+        True  # contrast videos of all processes; False: of each process alone, as M2-CLIP's release
     )
     doubled_softmax: bool = False  # cross_modal as in M2-CLIP's published code, which takes the softmax twice
     mask_rate: float = 0.2  # share of a prompt's words that is masked
-    head_dropout: float = 0.5  # before the class head
+    head_dropout: float = 0.5  # dropout before the class head
 
     def __post_init__(self) -> None:
-        weights = self.weights.values()
-        if min(weights) < 0 or max(weights) == 0:
-            raise VactkError("the losses' weights must be at least 0, and one of them above")
+        for name, weight in self.weights.items():
+            if weight < 0:
+                raise VactkError(f"the weight of a loss must be at least 0, got {name}={weight}")
         if not 0 <= self.head_dropout < 1:
             raise VactkError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
         if not 0 < self.mask_rate <= 1:
@@ -59,23 +60,18 @@ class TaskConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The factor of each loss in the sum."""
-        return {
-            "contrastive": self.contrastive,
-            "cross_modal": self.cross_modal,
-            "masked_words": self.masked_words,
-            "visual": self.visual,
-        }
+        """Return the weight of each loss in the sum."""
+        return {name: getattr(self, name) for name in LOSSES}
 
 
 class Outputs(NamedTuple):
-    """What the losses read; None where no loss asks for it."""
+    """The inputs of the losses; None where no loss needs them."""
 
     video: Tensor  # (B, E), as `pool_frames` makes it
     pooled: Tensor  # (B, D)
     labels: Tensor  # (B,) int64
-    seeds: list[int]  # of what is random about each video
-    sample_text: Tensor | None  # (B, E), unit norm: of the videos' own classes
+    seeds: list[int]  # one per video, of its masked words and its dropout
+    sample_text: Tensor | None  # (B, E), unit norm: the prompts of the videos' own classes
     class_text: Tensor | None  # (C, E), unit norm
     word_logits: Tensor | None  # (B, L, V), for the masked prompts
     word_labels: Tensor | None  # (B, L) int64
@@ -93,7 +89,7 @@ class VideoTextTask(nn.Module):
         masked: MaskedPrompts | None,
         descriptions: DescriptionTexts | None = None,
     ) -> None:
-        """`masked` makes the prompts of the masked-word loss, None where that is off; so do `descriptions`."""
+        """`masked` and `descriptions` provide the texts of their losses; None where these are off."""
         super().__init__()
         self.clip = model.video_clip
         self.class_head = model.class_head
@@ -102,24 +98,26 @@ class VideoTextTask(nn.Module):
         self.masked = masked
         self.descriptions = descriptions
         self.similarity = model.config.similarity
-        self.weights = {name: weight for name, weight in config.weights.items() if weight > 0}
-        if descriptions is not None and config.descriptions > 0:
-            self.weights["descriptions"] = config.descriptions
-        self.gathered = gather if config.gather else _as_it_is
+        unavailable = {"descriptions"} if descriptions is None else set()
+        weights = {name: weight for name, weight in config.weights.items() if weight > 0}
+        self.weights = {name: weight for name, weight in weights.items() if name not in unavailable}
+        if not self.weights:
+            raise VactkError(f"no loss to train on: one of the weights {', '.join(LOSSES)} must be above 0")
+        self.gathered = gather if config.gather else _identity
         self.doubled_softmax = config.doubled_softmax
         self.contrastive_text = config.contrastive_text
 
     def forward(
         self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Each loss, and "loss", their weighted sum: scalars.
+        """Return each loss, and "loss", their weighted sum: scalars.
 
-        video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: where in the records, draws (B,) in
-        [0, 1): what is random about each video: its description of several, its masked words, its dropout.
-        Where no video of this process could be read, `video` is one blank and B of the others 0: the process
-        takes part in all that is gathered, with no rows of its own. A loss that is not gathered is what
-        `mean_over_all` gives. Where words are masked, "word_accuracy" (percent) and "num_masked_words" (per
-        video) come with the losses.
+        video (B, T, 3, H, W), labels (B,) int64, places (B,) int64: positions in the records, draws (B,) in
+        [0, 1): random numbers that choose a video's description, its masked words and its dropout. Where no
+        video of this process could be read, `video` is one blank and B of the others 0: the process takes part
+        in everything that is gathered, without rows of its own. Losses that are not gathered are contributions
+        as in `distributed_mean`. With masked words, "word_accuracy" (percent) and "num_masked_words" (per video)
+        are returned too.
         """
         draws = torch.rand(len(labels), device=labels.device) if draws is None else draws
         if len(labels):
@@ -135,7 +133,7 @@ class VideoTextTask(nn.Module):
 
     def _outputs(self, video: Tensor, labels: Tensor, places: Tensor, draws: Tensor) -> Outputs:
         seeds = (draws * DRAWS_STEPS).long().tolist()
-        # drawn first: what is read off the labels would later wait for the vision tower
+        # before the vision tower: reading the labels later would wait for the GPU to finish it
         drawn = None if self.masked is None else self.masked.draw(labels, seeds)
         features = self.clip.video_features(video)
         class_text = sample_text = word_logits = word_labels = None
@@ -169,7 +167,7 @@ class VideoTextTask(nn.Module):
 
 
 def without_rows(outputs: Outputs) -> Outputs:
-    """The same work, and so the same gradients to wait for, without any video."""
+    """Return outputs without rows that depend on the same parameters, so that all gradients are exchanged."""
     text, words, described = outputs.sample_text, outputs.word_labels, outputs.described
     return outputs._replace(
         video=outputs.video[:0],
@@ -184,7 +182,7 @@ def without_rows(outputs: Outputs) -> Outputs:
 
 @torch.no_grad()
 def word_metrics(logits: Tensor, labels: Tensor, num_videos: int) -> dict[str, Tensor]:
-    """How many of the masked tokens got the right word, in percent, and how many were masked per video."""
+    """Return the accuracy on masked words, in percent, and how many were masked per video."""
     masked = labels >= 0
     right = (logits.argmax(dim=-1) == labels) & masked
     return {
@@ -194,9 +192,9 @@ def word_metrics(logits: Tensor, labels: Tensor, num_videos: int) -> dict[str, T
 
 
 def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
-    """Set what is trained: all that was added, and CLIP's own parts that `trained` names.
+    """Make trainable what was added to CLIP, and the towers of CLIP in `trained`.
 
-    Not what no output depends on: many processes wait for every gradient.
+    Leaves out parameters that no output depends on: several processes would wait for their gradients.
     """
     for name, parameter in model.module_dict().named_parameters():
         parameter.requires_grad_(clip_tower_of(name) in (None, *trained))
@@ -204,7 +202,7 @@ def choose_trained(model: VideoModel, trained: tuple[str, ...]) -> None:
         parameter.requires_grad_(False)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x
 
 
@@ -238,11 +236,12 @@ def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
 
 def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
     assert outputs.described is not None
-    parts = (outputs.video, outputs.described.text, outputs.described.known)
-    video, text, known = (task.gathered(part) for part in parts)
+    inputs = (outputs.video, outputs.described.text, outputs.described.known)
+    video, text, known = (task.gathered(x) for x in inputs)
     return clip_loss(video[known], text[known], task.clip.logit_scale)
 
 
+# A loss needs an entry here, and its weight in TaskConfig under the same name.
 LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {
     "contrastive": _contrastive,
     "cross_modal": _cross_modal,

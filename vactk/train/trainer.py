@@ -47,7 +47,7 @@ class StepResult:
 
 
 class Trainer:
-    """A task, its optimiser and its data, ready to go on from `progress.step`."""
+    """A task, its optimiser and its data, ready to continue from `progress.step`."""
 
     def __init__(
         self,

@@ -59,12 +59,12 @@ def at_once() -> Iterator[None]:
     if deferred is None:
         yield
         return
-    outer, heard.at_once = heard.at_once, True
+    outer, deferred.at_once = deferred.at_once, True
     try:
         check()
         yield
     finally:
-        heard.at_once = outer
+        deferred.at_once = outer
 
 
 def check() -> None:

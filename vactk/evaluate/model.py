@@ -84,7 +84,7 @@ class Model(VideoModel):
         Frames of files are sampled by the model's settings. Of given frames, as many as the settings say are
         taken at even distances. Raises VideoError for a file that cannot be read.
         """
-        items = [videos] if isinstance(videos, str | Path | Tensor) else list(videos)
+        items = list(videos) if isinstance(videos, list | tuple) else [videos]
         if not items:
             raise VactkError("the list of videos is empty: pass a path, uint8 frames, or a list of them")
         clips = {i: _frames(item) for i, item in enumerate(items) if not isinstance(item, str | Path)}
@@ -164,12 +164,12 @@ def save_model(model: VideoModel, path: str | Path, *, towers: Sequence[str] = T
 
 
 def _texts(texts: str | Sequence[str]) -> list[str]:
-    found = [texts] if isinstance(texts, str) else list(texts)
+    found: list[Any] = list(texts) if isinstance(texts, list | tuple) else [texts]
     if not found:
         raise VactkError("the list of texts is empty: pass a sentence, or a list of sentences")
     for text in found:
         if not isinstance(text, str):
-            raise VactkError(f"texts are strings, got {type(text).__name__}")
+            raise VactkError(f"a text is a string, got {type(text).__name__}")
         if not text.strip():
             raise VactkError("a text is empty: pass a sentence such as 'a person juggling'")
     return found

@@ -130,7 +130,7 @@ class Predictor:
         """Classify video files. Files that cannot be read are among the result's `failures`."""
         paths = [Path(path) for path in ([videos] if isinstance(videos, str | Path) else videos)]
         if not paths:
-            raise VactkError("no videos to predict: pass a path, or a list of paths")
+            raise VactkError("the list of videos is empty: pass a path, or a list of paths")
         (scores,) = score_variants(
             self.model,
             self._videos(paths),

@@ -13,7 +13,7 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import display, percent, print_json, print_line, print_table
 from vactk.cli.processes import run_on
-from vactk.config import build, merge, nest, parse_overrides, to_dict
+from vactk.config import build, merge, parse_overrides, to_dict
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def training_command(family: str, description: str) -> Callable[..., None]:
             list[str] | None,
             typer.Argument(metavar="KEY=VALUE", help="Recipe settings, such as optim.lr=1e-3."),
         ] = None,
-        dataset: options.Dataset = None,
+        dataset: Annotated[options.Dataset, options.Setting("dataset")] = None,
         recipe: Annotated[
             str | None,
             typer.Option(
@@ -45,7 +45,7 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         ] = False,
         shots: options.Shots = None,
         descriptions: options.Descriptions = None,
-        checkpoint: options.Checkpoint = None,
+        checkpoint: Annotated[options.Checkpoint, options.Setting("start")] = None,
         backbone: options.Backbone = None,
         pretrained: options.Pretrained = None,
         templates: options.Templates = None,
@@ -54,36 +54,24 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         views: options.Views = None,
         decoder: options.Decoder = None,
         workers: options.Workers = None,
-        batch_size: options.BatchSize = None,
+        batch_size: Annotated[options.BatchSize, options.Setting("run.batch_size")] = None,
         epochs: Annotated[
-            float | None, typer.Option(help="Passes over the training videos.", rich_help_panel="Run")
+            float | None,
+            typer.Option(help="Passes over the training videos.", rich_help_panel="Run"),
+            options.Setting("run.epochs"),
         ] = None,
         device: options.Device = None,
         precision: options.Precision = None,
         processes: options.Processes = None,
-        seed: Annotated[int | None, typer.Option(min=0, rich_help_panel="Run", help="Random seed.")] = None,
+        seed: Annotated[
+            int | None,
+            typer.Option(min=0, rich_help_panel="Run", help="Random seed."),
+            options.Setting("run.seed"),
+        ] = None,
         json: options.Json = False,
     ) -> None:
         run_on(processes, device)
-        chosen = {
-            "dataset": dataset,
-            "data_root": None if data_root is None else str(data_root),
-            "shots": shots,
-            "descriptions": None if descriptions is None else str(descriptions),
-            "start": None if checkpoint is None else str(checkpoint),
-            "templates": templates,
-            "model.backbone.name": backbone,
-            "model.backbone.pretrained": pretrained,
-            "data.num_frames": frames,
-            "data.views": views,
-            "data.decoder": decoder,
-            "data.workers": workers,
-            "run.batch_size": batch_size,
-            "run.epochs": epochs,
-            "run.device": device,
-            "run.precision": precision,
-            "run.seed": seed,
-        }
+        chosen = options.read_settings(command, locals())
         if resume and output is None:
             raise VactkError("--resume requires --output FOLDER, the run to continue")
         full_recipe = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
@@ -139,18 +127,17 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     from vactk.train.recipe import Recipe
 
     overrides = parse_overrides(settings)
-    name = chosen["dataset"] or overrides.get("dataset")
+    name = chosen.get("dataset") or overrides.get("dataset")
     if recipe is None:
         if not name:
             raise VactkError("no dataset: pass --dataset NAME, such as --dataset shapes, or --recipe")
         recipe = getattr(find_dataset(str(name)), family)
     values = read_recipe(recipe)
-    given = nest(chosen)
-    if chosen["start"] is not None:
+    if "start" in chosen:
         from vactk.checkpoints.load import config_of
 
-        values["model"] = to_dict(config_of(Path(chosen["start"]), given.pop("model", {})))
-    full = build(Recipe, merge(merge(values, given), overrides))
+        values["model"] = to_dict(config_of(Path(chosen["start"]), chosen.pop("model", {})))
+    full = build(Recipe, merge(merge(values, chosen), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: pass --dataset NAME")
     if not find_dataset(full.dataset).labelled:

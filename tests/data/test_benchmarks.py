@@ -127,8 +127,7 @@ def test_msrvtt_says_what_the_archives_lists_lack(tmp_path):
     lines = BENCHMARKS["msrvtt"].load("full", root=root).report.lines()
     assert "train_list_full.txt lists 1 videos without captions, such as 'video77'" in lines
     assert any(
-        "does not say which caption 1k-A uses for 'video3'; add MSRVTT_JSFUSION" in line
-        for line in lines
+        "does not say which caption 1k-A uses for 'video3'; add MSRVTT_JSFUSION" in line for line in lines
     )
     with pytest.raises(VactkError, match="unknown split of msrvtt 'test1k'"):
         BENCHMARKS["msrvtt"].load("test1k", root=root)

@@ -118,11 +118,11 @@ def test_caches_that_cannot_be_used_are_refused(records, tmp_path):
         VactkError, match=r"has frames of 16 pixels, fewer than the model's 32; rebuild it with --short-side"
     ):
         VideoDataset(records, DataConfig(cache=str(folder)), PICTURE, train=True)
-    with pytest.raises(VactkError, match=r"goes with data.sampling=uniform alone"):
+    with pytest.raises(VactkError, match=r"works with data.sampling=uniform only"):
         DataConfig(cache=str(folder), sampling=DenseSampling())
     with (folder / "frames.bin").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(VactkError, match=r"bytes, not .*: make it again"):
+    with pytest.raises(VactkError, match=r"bytes, expected .*; build it again"):
         FrameCache(folder)
     index = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**index, "version": 0}))

@@ -3,7 +3,7 @@ from math import floor
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vactk.video.sampling import (
@@ -113,7 +113,7 @@ def test_impossible_counts_are_refused():
         uniform_segments(0, 8)
     with pytest.raises(ValueError, match="num_views must be at least 1, got 0"):
         dense_views(9, 8, 1, num_views=0)
-    with pytest.raises(ValueError, match="stride must be above 0, not 0"):
+    with pytest.raises(ValueError, match="stride must be above 0, got 0"):
         dense_views(9, 8, 0)
 
 
@@ -136,6 +136,9 @@ def _clock(num_frames, rate, step, wrong):
 
 @given(clocks(), counts, st.integers(1, 40), views, st.none() | st.integers(0, 99))
 def test_views_by_the_clock_are_in_range_and_sorted(clock, count, stride, num_views, seed):
+    assume(
+        stride * count / 30 * clock.rate >= 1
+    )  # a view shorter than a frame runs backwards, as in the release
     about = {"target_fps": 30.0, "num_views": num_views}
     generator = None if seed is None else seeded(seed)
     starts = openvclip_starts(clock, count, stride, generator=generator, **about)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,16 +27,26 @@ from vactk.video.transforms import TransformConfig
 Sampler = Callable[[Timeline], Tensor]
 
 
+class Sampling(Protocol):
+    """Chooses the frames of views: a dataclass whose fields are its settings, listed in SAMPLING."""
+
+    def span(self, timeline: Timeline, num_frames: int) -> float:
+        """Return the number of frames that a view spans; a shorter video repeats frames."""
+        ...
+
+    def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
+        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class UniformSampling:
     """One frame from each of T equal segments: a random one in training, the centre in evaluation."""
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return num_frames
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         return uniform_segments(timeline.num_frames, num_frames, num_views=views, generator=generator)
 
@@ -52,11 +62,9 @@ class DenseSampling:
             raise VactkError(f"stride must be at least 1, got {self.stride}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) + 1
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         return dense_views(timeline.num_frames, num_frames, self.stride, num_views=views, generator=generator)
 
@@ -76,11 +84,9 @@ class OpenVCLIPSampling:
             raise VactkError(f"stride must be at least 1 and fps above 0, got {self.stride} and {self.fps}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) / self.fps * timeline.clock.rate
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         clock = timeline.clock
         if self.starts == "spread":
@@ -102,11 +108,9 @@ class M2CLIPSampling:
             raise VactkError(f"stride must be at least 0, got {self.stride}")
 
     def span(self, timeline: Timeline, num_frames: int) -> float:
-        """Return the number of frames that a view spans; a shorter video repeats frames."""
         return self.stride * (num_frames - 1) + 1 if self.stride else num_frames
 
     def indices(self, timeline: Timeline, num_frames: int, views: int, *, train: bool) -> Tensor:
-        """Return frame numbers, int64 (V, T): random with `train`, else fixed."""
         generator = torch.default_generator if train else None
         order = timeline.clock.order
         if self.stride:
@@ -116,8 +120,7 @@ class M2CLIPSampling:
         return order[found]
 
 
-Sampling = UniformSampling | DenseSampling | OpenVCLIPSampling | M2CLIPSampling
-SAMPLING = {  # a new sampling is a class with `span` and `indices`, in `Sampling`, and an entry here
+SAMPLING = {
     "uniform": UniformSampling,
     "dense": DenseSampling,
     "openvclip": OpenVCLIPSampling,

@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture
 def paths(monkeypatch, tmp_path):
-    split = Split(classes=("star moving left", "key moving right"), clips_per_class=2, seed=2)
+    split = Split(classes=("star moving left", "key moving right"), videos_per_class=2, seed=2)
     monkeypatch.setitem(clips.SPLITS, "unseen", split)
     return [record.video for record in clips.load_shapes("unseen", root=tmp_path).records]
 

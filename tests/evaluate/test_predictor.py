@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
-    split = Split(classes=LABELS[:2], clips_per_class=2, seed=2)
+    split = Split(classes=LABELS[:2], videos_per_class=2, seed=2)
     monkeypatch.setitem(clips.SPLITS, "unseen", split)
     return clips.load_shapes("unseen", root=tmp_path).records[0].video.parent
 

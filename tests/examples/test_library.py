@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch, tmp_path):
     classes = (clips.SPLITS["unseen"].classes[0], clips.SPLITS["unseen"].classes[-1])
-    monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=classes, clips_per_class=2, seed=2))
+    monkeypatch.setitem(clips.SPLITS, "unseen", Split(classes=classes, videos_per_class=2, seed=2))
     monkeypatch.setenv("VACTK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 

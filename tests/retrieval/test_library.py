@@ -21,7 +21,7 @@ def run(*arguments):
 
 @pytest.fixture
 def index(monkeypatch, tmp_path):
-    split = Split(classes=("star moving left", "key moving right"), clips_per_class=2, seed=2)
+    split = Split(classes=("star moving left", "key moving right"), videos_per_class=2, seed=2)
     monkeypatch.setitem(clips.SPLITS, "unseen", split)
     folder = clips.load_shapes("unseen", root=tmp_path).records[0].video.parent
     run("--index", tmp_path / "index", "--add", folder, "--backbone", "toy")

@@ -241,7 +241,7 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
         (["--index", "INDEX", "--query-file", "blank.txt"], "'blank.txt' holds no queries"),
         (["--index", "INDEX", "--like", "none.mp4"], "none.mp4"),
         (["--index", "INDEX", "--sheet", "x.png"], "--sheet and --cut require --query or --like"),
-        (["--index", "INDEX", "--query", "x", "--sheet", "x.gif"], "kind of picture for --sheet"),
+        (["--index", "INDEX", "--query", "x", "--sheet", "x.gif"], "image format for --sheet"),
         (["--index", "INDEX", "--query", "x", "--sheet", "blank.png"], "'blank.png' exists"),
         (["--index", "INDEX", "--query", "x", "--cut", "blank.txt"], "'blank.txt' is a file"),
         (["--index", "INDEX", "--serve", "--port", "TAKEN"], "choose another --port"),

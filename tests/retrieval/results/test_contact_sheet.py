@@ -76,7 +76,7 @@ def test_a_sheet_never_grows_beyond_what_viewers_open(tmp_path, monkeypatch):
 def test_kinds_of_pictures_and_files_that_exist_are_refused(tmp_path):
     (tmp_path / "taken.png").write_bytes(b"precious")
     for name, frames, message in (
-        ("sheet.gif", 5, "kind of picture for --sheet"),
+        ("sheet.gif", 5, "image format for --sheet"),
         ("taken.png", 5, "exists; choose another"),
         ("sheet.png", 99, "1 to 16 frames"),
     ):

@@ -1,4 +1,4 @@
-"""The sound of a part of a video, ready to be encoded again."""
+"""Read the audio of a time span of a video, ready to be re-encoded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from vactk.video.container import open_container
 
 RATE = 48000  # samples per second
 FRAME_SAMPLES = 1024  # of an AAC frame
-LEAD_S = 1.0  # how far before the part decoding begins: sound needs a few frames to run in
+LEAD_S = 1.0  # decoding starts this long before the span: decoders need a few frames to settle
 
 
 def audio_frames(path: Path, start_s: float, end_s: float) -> Iterator[av.AudioFrame]:
-    """The sound of [start_s, end_s), counted from the first picture: mono or stereo, 48 kHz, its times from 0.
+    """Yield the audio of [start_s, end_s), relative to the first frame: mono or stereo, 48 kHz, times from 0.
 
-    Gaps are filled with silence. There is nothing where a file has no sound, and nothing more from where it
-    does not decode.
+    Gaps are filled with silence. Yields nothing if a file has no audio, and ends where it does not decode.
     """
     container, video = open_container(path)
     with container:
@@ -36,7 +35,7 @@ def audio_frames(path: Path, start_s: float, end_s: float) -> Iterator[av.AudioF
 def _cut(
     container: InputContainer, sound: AudioStream, start_s: float, end_s: float
 ) -> Iterator[av.AudioFrame]:
-    with contextlib.suppress(av.FFmpegError, OSError, ValueError):  # damaged sound ends there
+    with contextlib.suppress(av.FFmpegError, OSError, ValueError):  # damaged audio ends there
         graph = _graph(sound, start_s, end_s)
         if start_s > LEAD_S and sound.time_base:
             container.seek(int((start_s - LEAD_S) / sound.time_base), stream=sound)
@@ -50,7 +49,7 @@ def _cut(
 
 
 def _timed_frames(container: InputContainer, sound: AudioStream) -> Iterator[av.AudioFrame]:
-    """Decoded frames; those without a time stamp, as AMR has them, get what follows from the one before."""
+    """Yield decoded frames; timestamps that are missing, as in AMR, continue from the frame before."""
     for packet in container.demux(sound):
         following = packet.pts
         for frame in packet.decode():

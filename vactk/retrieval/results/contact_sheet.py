@@ -1,4 +1,4 @@
-"""A contact sheet: one picture that shows what was found for each query, a row of frames per hit."""
+"""Draw a contact sheet: one image of the hits of each query, with a row of frames per hit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT_WIDTH = 340
 CELL = (192, 144)  # (width, height) of a frame
 HEADER = 76
 ROW = CELL[1] + 2 * GAP
-LARGEST_HEIGHT = 16_000  # pixels, which every viewer opens: about 100 hits
+LARGEST_HEIGHT = 16_000  # pixels, about 100 hits; every viewer opens it
 MOST_FRAMES = 16
 
 PAPER, INK, FAINT, LINE = "#ffffff", "#16181d", "#6b7280", "#e5e7eb"
@@ -30,7 +30,7 @@ ACCENT, WARNING, FRAME_GROUND = "#3457d5", "#b42318", "#f1f2f4"
 
 @dataclass(frozen=True)
 class Block:
-    """A query and those of its hits that are drawn."""
+    """A query and the hits that are drawn for it."""
 
     query: str
     hits: Sequence[Hit]
@@ -48,14 +48,14 @@ def contact_sheet(
     *,
     progress: Progress | None = None,
 ) -> list[str]:
-    """A PNG or JPEG with a header per query and a row per hit; returns what a user should be told of it.
+    """Write a PNG or JPEG with a header per query and a row per hit; return messages about what it lacks.
 
-    A video that has vanished or cannot be read becomes a row that says so. Where the hits are more than fit
-    into `LARGEST_HEIGHT`, each query's best are shown. Raises VactkError as `check_sheet` does.
+    A missing or unreadable video becomes a row that says so. If the hits do not fit into `LARGEST_HEIGHT`, each
+    query's best are drawn. Raises VactkError as `check_sheet` does.
     """
     check_sheet(path, frames)
-    told: list[str] = []
-    blocks = _blocks(hits_by_query, told)
+    messages: list[str] = []
+    blocks = _blocks(hits_by_query, messages)
     width = 2 * MARGIN + TEXT_WIDTH + frames * (CELL[0] + GAP)
     height = 2 * MARGIN + sum(block.height for block in blocks)
     sheet = Image.new("RGB", (width, height), PAPER)
@@ -64,31 +64,31 @@ def contact_sheet(
     for block in blocks:
         _draw_header(draw, block, top, width)
         for number, hit in enumerate(block.hits):
-            _draw_hit(sheet, draw, hit, top + HEADER + number * ROW, frames, told)
+            _draw_hit(sheet, draw, hit, top + HEADER + number * ROW, frames, messages)
             done += 1
             if progress is not None:
                 progress(done, total)
         top += block.height
     with atomic_path(path, "--sheet") as temporary:
         sheet.save(temporary, format=FORMATS[path.suffix.lower()], **SAVING[path.suffix.lower()])
-    return told
+    return messages
 
 
 def check_sheet(path: Path, frames: int = 5) -> None:
-    """Raises VactkError when a sheet cannot be of this kind or exists: worth asking before a long search."""
-    pick(FORMATS, path.suffix.lower(), "kind of picture for --sheet, by its suffix,")
+    """Raises VactkError for an unknown image format or a file that exists; called before a long search."""
+    pick(FORMATS, path.suffix.lower(), "image format for --sheet, by its suffix,")
     if path.exists():
         raise VactkError(f"--sheet '{path}' exists; choose another, or delete it first")
     if not 1 <= frames <= MOST_FRAMES:
-        raise VactkError(f"a contact sheet shows 1 to {MOST_FRAMES} frames of a hit, not {frames}")
+        raise VactkError(f"a contact sheet shows 1 to {MOST_FRAMES} frames per hit, got {frames}")
 
 
-def _blocks(hits_by_query: Mapping[str, Sequence[Hit]], told: list[str]) -> list[Block]:
-    """As many queries, and of each as many hits, as there is room for."""
+def _blocks(hits_by_query: Mapping[str, Sequence[Hit]], messages: list[str]) -> list[Block]:
+    """Return as many queries as fit, each with as many hits as fit."""
     room = LARGEST_HEIGHT - 2 * MARGIN
     queries = list(hits_by_query)[: room // (HEADER + ROW)]
     if len(queries) < len(hits_by_query):
-        told.append(f"the contact sheet shows the first {len(queries)} of {len(hits_by_query)} queries")
+        messages.append(f"the contact sheet shows the first {len(queries)} of {len(hits_by_query)} queries")
     rows_left = (room - len(queries) * HEADER) // ROW
     counts = dict.fromkeys(queries, 1)
     wanted = {query: max(1, len(hits_by_query[query])) for query in queries}
@@ -98,7 +98,7 @@ def _blocks(hits_by_query: Mapping[str, Sequence[Hit]], told: list[str]) -> list
             counts[query] += 1
             rows_left -= 1
     blocks = [Block(q, hits_by_query[q][: counts[q]], len(hits_by_query[q])) for q in queries]
-    told += [
+    messages += [
         f"the contact sheet shows the first {len(block.hits)} of {block.found} hits of '{block.query}'"
         for block in blocks
         if len(block.hits) < block.found
@@ -115,14 +115,14 @@ def _draw_header(draw: ImageDraw.ImageDraw, block: Block, top: int, width: int) 
 
 
 def _draw_hit(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, hit: Hit, top: int, frames: int, told: list[str]
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, hit: Hit, top: int, frames: int, messages: list[str]
 ) -> None:
     left = MARGIN + TEXT_WIDTH
-    _draw_words(draw, hit, top)
+    _draw_text(draw, hit, top)
     try:
         pictures, times_s = hit_stills(hit, frames, CELL[1])
     except VideoError as error:
-        told.append(str(error))
+        messages.append(str(error))
         box = (left, top, left + frames * (CELL[0] + GAP) - GAP, top + CELL[1])
         draw.rounded_rectangle(box, 6, FRAME_GROUND)
         why = fitted(str(error).partition("': ")[2] or str(error), 18, box[2] - box[0] - 2 * MARGIN)
@@ -134,7 +134,7 @@ def _draw_hit(
         _draw_time(draw, f"{time_s:.1f} s", corner)
 
 
-def _draw_words(draw: ImageDraw.ImageDraw, hit: Hit, top: int) -> None:
+def _draw_text(draw: ImageDraw.ImageDraw, hit: Hit, top: int) -> None:
     rank, room = f"{hit.rank}", TEXT_WIDTH - 72
     draw.text((MARGIN, top - 2), rank, ACCENT, font(rank, 26))
     lines = [
@@ -144,15 +144,15 @@ def _draw_words(draw: ImageDraw.ImageDraw, hit: Hit, top: int) -> None:
         (hit.label, 17, FAINT),
     ]
     for number, (text, size, colour) in enumerate(lines):
-        place = MARGIN + 52, top + 2 + number * 28
-        draw.text(place, fitted(text, size, room), colour, font(text, size))
+        corner = MARGIN + 52, top + 2 + number * 28
+        draw.text(corner, fitted(text, size, room), colour, font(text, size))
 
 
 def _draw_time(draw: ImageDraw.ImageDraw, text: str, corner: tuple[int, int]) -> None:
-    place = corner[0] + 7, corner[1] + CELL[1] - 6
-    left, top, right, bottom = draw.textbbox(place, text, font(text, 13), "ls")
+    anchor = corner[0] + 7, corner[1] + CELL[1] - 6
+    left, top, right, bottom = draw.textbbox(anchor, text, font(text, 13), "ls")
     draw.rounded_rectangle((left - 4, top - 3, right + 4, bottom + 3), 3, "#000000")
-    draw.text(place, text, "#ffffff", font(text, 13), "ls")
+    draw.text(anchor, text, "#ffffff", font(text, 13), "ls")
 
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}

@@ -1,4 +1,4 @@
-"""Fonts for texts in any script, as far as the machine has them."""
+"""Find installed fonts for texts in any script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from PIL import ImageFont
 
-# For what Pillow's own font, Aileron, has not: common fonts of Linux, macOS and Windows with many scripts.
+# Fonts of Linux, macOS and Windows with many scripts, for characters that Pillow's own font, Aileron, lacks.
 OTHER_FONTS = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
@@ -19,14 +19,14 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def font(text: str, size: int) -> Font:
-    """Pillow's own font, or for what it cannot write the first font of the machine that can."""
+    """Return Pillow's own font, or the installed font that lacks the fewest characters of `text`."""
     candidates = (_font(name, size) for name in ("", *OTHER_FONTS))
     missing = [(_count_missing(found, text), found) for found in candidates if found is not None]
     return min(missing, key=lambda pair: pair[0])[1]
 
 
 def fitted(text: str, size: int, width: int) -> str:
-    """`text` on one line, its middle left out where it is wider than `width` pixels."""
+    """Return `text` on one line, with its middle elided if it is wider than `width` pixels."""
     text = " ".join(text.split())
     drawn = font(text, size)
     if drawn.getlength(text[:1000]) <= width and len(text) <= 1000:
@@ -51,7 +51,7 @@ def _font(name: str, size: int) -> Font | None:
 
 
 def _count_missing(drawn: Font, text: str) -> int:
-    """How many letters the font has not: it draws them as it draws what no font has."""
+    """Count the characters that the font lacks: it draws them like one that no font has."""
     blank = bytes(drawn.getmask("\uffff"))
     letters = set(text) - set(" \t\n")
     return sum(bytes(drawn.getmask(letter)) == blank for letter in letters if ord(letter) > 126)

@@ -134,7 +134,7 @@ def measured(
 
 
 def measure(model: VideoModel, recipe: Recipe, seed: int) -> dict[str, float]:
-    """Return accuracies in per cent: classes, shape, motion given the shape, direction given its axis, and stills."""
+    """Return accuracies: classes, shape, motion given the shape, direction given its axis, and stills."""
     accelerator = make_accelerator("cpu", "fp32")
     result = {}
     for split in ("seen", "unseen"):

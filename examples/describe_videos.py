@@ -3,21 +3,21 @@
     pip install 'vactk[describe]'
     hf download Salesforce/blip-image-captioning-base
     hf download Qwen/Qwen2.5-1.5B-Instruct
-    python examples/describe_videos.py clips/ --output clips.jsonl \\
+    python examples/describe_videos.py videos/ --output descriptions.jsonl \\
         --captioner Salesforce/blip-image-captioning-base --language-model Qwen/Qwen2.5-1.5B-Instruct
 
-Open-VCLIP++'s fine-grained descriptions, whose original code was not released. Frames spread over a video are
-captioned apart, repeated captions are dropped, and a language model makes one text of the others. It is told
-the captions and nothing else (PROMPT in local_models.py): no file name, no folder, no class. Without
---language-model the distinct captions are themselves the descriptions.
+Makes fine-grained descriptions as Open-VCLIP++ uses them; its own code for that was not released. Evenly spread
+frames are captioned one by one, repeated captions are dropped, and a language model merges the rest. It sees the
+captions and nothing else (PROMPT in local_models.py): no file name, no folder, no class. Without --language-model,
+the distinct captions are the descriptions.
 
-Models are read from this machine alone, as folders or from the Hugging Face cache, and no code that comes with
-them is run. Words are chosen greedily, the frames of a video go through the captioner together and no two
-videos do, so that a text does not depend on what else is described. Each finished video is one line:
+Models are read from this machine only, as folders or from the Hugging Face cache, and no code that comes with them
+is run. Decoding is greedy, and the frames of a video form a batch of their own, so that a text does not depend on
+what else is described. Each finished video is one line:
 
     {"video": "a/b.mp4", "descriptions": [TEXT, ...], "captions": [TEXT, ...], "made_by": {SETTING: VALUE, ...}}
 
-with the path relative to the folder. The same command goes on where it was stopped, or with new videos.
+with the path relative to the folder. The same command continues where it was stopped, or with new videos.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LINE_START = b'{"video": '
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the texts of a file depend on."""
+    """The settings that the texts of a file depend on."""
 
     captioner: str
     language_model: str | None
@@ -58,16 +58,16 @@ class Settings:
 
 @dataclass
 class Summary:
-    """What became of the videos."""
+    """Counts of described, kept and failed videos."""
 
     described: int = 0
-    kept: int = 0  # from an earlier run
+    kept: int = 0  # described in an earlier run
     failed: list[str] = field(default_factory=list)
-    partial: list[str] = field(default_factory=list)  # described by the part that could be read
+    partial: list[str] = field(default_factory=list)  # described from the frames that could be read
 
 
 def distinct(captions: Sequence[str]) -> list[str]:
-    """The captions that have words, each once, in order, whatever their case, spaces and full stop."""
+    """Return the non-empty captions in order, without repeats that differ in case, spaces or full stop."""
     found: dict[str, str] = {}
     for caption in captions:
         text = " ".join(caption.split())
@@ -78,15 +78,15 @@ def distinct(captions: Sequence[str]) -> list[str]:
 
 
 class Lines:
-    """The output file: whole lines of earlier runs are kept, new ones are on the disk when `add` returns."""
+    """The output file: complete lines of earlier runs stay; new ones are on disk when `add` returns."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
-        """Raises VactkError where the file holds anything but lines made with the same settings."""
+        """Raises VactkError if the file has lines that were not made with the same settings."""
         self.path = path
         self.made_by = asdict(settings)
         content = path.read_bytes() if path.exists() else b""
         lines = content.split(b"\n")
-        torn = lines.pop()  # by a kill in the middle of a line
+        torn = lines.pop()  # by a process killed in the middle of it
         if torn and not torn[: len(LINE_START)] == LINE_START[: len(torn)]:
             raise self._foreign(len(lines) + 1)
         self.videos = {self._video(number, line) for number, line in enumerate(lines, start=1)}
@@ -94,7 +94,7 @@ class Lines:
             os.truncate(path, len(content) - len(torn))
 
     def add(self, video: str, descriptions: list[str], captions: list[str]) -> None:
-        """Write the line of one video. Raises VactkError where the disk does not take it."""
+        """Write the line of one video. Raises VactkError if the disk is full or read-only."""
         line = {"video": video, "descriptions": descriptions, "captions": captions, "made_by": self.made_by}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def describe(
 def caption_video(
     path: Path, captioner: Captioner, num_frames: int, batch_size: int, summary: Summary
 ) -> list[str]:
-    """The distinct captions of frames that are spread over a video. Raises VideoError, NothingSaidError."""
+    """Return the distinct captions of evenly spread frames. Raises VideoError, NothingSaidError."""
 
     def sampler(timeline: Timeline) -> Tensor:
         return uniform_segments(timeline.num_frames, num_frames).unique()  # short videos repeat frames
@@ -186,7 +186,7 @@ def caption_video(
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """The files under `folder` with a video's name that are not hidden, by their paths in it."""
+    """Return the visible video files under `folder`, by relative path."""
     if not folder.is_dir():
         raise VactkError(f"there is no folder '{folder}'")
     inside = {file.relative_to(folder): file for file in sorted(folder.rglob("*")) if is_video_name(file)}
@@ -201,7 +201,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
 
 
 def dataset_videos(videos: VideoSet) -> dict[str, Path]:
-    """The files of a dataset's split, by their paths in the folder that holds them all."""
+    """Return the files of a dataset's split, by path relative to their common folder."""
     parts = {(record.video, record.start_s, record.end_s) for record in videos.records}
     files = dict.fromkeys(record.video for record in videos.records)
     if len(parts) > len(files) or any(start is not None or end is not None for _, start, end in parts):
@@ -214,7 +214,7 @@ def dataset_videos(videos: VideoSet) -> dict[str, Path]:
 
 
 def print_summary(summary: Summary, output: Path) -> None:
-    """Counts, and a line for each video that something is wrong with."""
+    """Print the counts, and a line for each video with a problem."""
     counts = {
         "described": summary.described,
         "already there": summary.kept,
@@ -230,22 +230,31 @@ def print_summary(summary: Summary, output: Path) -> None:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The JSON-lines file; where it exists, it is gone on with.")],
+    output: Annotated[Path, typer.Option(help="The JSON-lines file; an existing one is continued.")],
     captioner: Annotated[str, typer.Option(help="An image captioner: a folder, or OWNER/NAME in the cache.")],
-    folder: Annotated[Path | None, typer.Argument(help="A folder that is walked for videos.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Instead of a folder, a dataset of vactk's.")] = None,
-    split: Annotated[str | None, typer.Option(help="Its part; by default the one to train on.")] = None,
-    data_root: Annotated[Path | None, typer.Option(help="Where the dataset's files are.")] = None,
-    language_model: Annotated[
-        str | None, typer.Option(help="Merges the captions; without it they are the descriptions.")
+    folder: Annotated[Path | None, typer.Argument(help="A folder of videos, searched recursively.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A vactk dataset, instead of a folder.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the dataset; by default the training split.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a video that are captioned.")] = 8,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames at a time in the captioner.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a caption, and of a merged text.")] = 75,
-    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: an accelerator if any.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the models.")] = "fp32",
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the dataset's files.")] = None,
+    language_model: Annotated[
+        str | None,
+        typer.Option(help="Model that merges the captions; without one, they are the descriptions."),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames to caption per video.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Batch size of the captioner, in frames.")] = 8,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest caption or merged text, in tokens.")
+    ] = 75,
+    device: Annotated[
+        Literal["auto", "cpu"], typer.Option(help="auto: an accelerator if there is one.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the models.")
+    ] = "fp32",
 ) -> None:
-    """Describe videos with an image captioner and a language model, a line for each."""
+    """Describe videos with an image captioner and a language model, one line per video."""
     settings = Settings(
         captioner=captioner,
         language_model=language_model,

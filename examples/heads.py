@@ -1,4 +1,4 @@
-"""M2-CLIP's four heads on the embedded benchmark: all of them, and each one switched off in turn.
+"""M2-CLIP's four losses on the embedded benchmark: all of them, and each one turned off in turn.
 
     python examples/heads.py --seeds 3 --output runs/heads
 
@@ -38,7 +38,7 @@ VARIANTS = {
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/heads"),
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/heads"),
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
 ) -> None:
@@ -69,7 +69,7 @@ def main(
 
 
 def word_progress(folders: list[Path]) -> list[str]:
-    """Masked words in a run, and the accuracy on them in its first and last epoch."""
+    """Return the number of masked words of a run, and the accuracy on them in its first and last epoch."""
     masked, first, last = [], [], []
     for folder in folders:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -83,7 +83,7 @@ def word_progress(folders: list[Path]) -> list[str]:
 
 
 def chance(recipe: Recipe) -> str:
-    """What a guess among all words gets, and the best guess from the sentence without the video."""
+    """Return the accuracy of chance, and of the best guess from the sentence without the video."""
     videos = load_shapes("train")
     prompts = [t.format(word) for t in choose_templates(recipe.templates) for word in videos.words]
     vocabulary = build_vocabulary(prompts)

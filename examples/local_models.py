@@ -1,4 +1,4 @@
-"""Image captioners and language models of Hugging Face transformers, from this machine alone.
+"""Load image captioners and language models of Hugging Face transformers from this machine only.
 
 No code that comes with a model is run, and words are chosen greedily.
 """
@@ -24,19 +24,19 @@ These captions were written for frames of one video, in order of time, each with
 Say in one or two plain sentences what the video shows: who or what is there, what they do and with what, and
 where. Where captions disagree, go by what most of them say. Add nothing that they do not say. Answer with the
 sentences alone."""
-COMPLETION = "\n\nThe video shows"  # for models that go on with a text instead of answering
+COMPLETION = "\n\nThe video shows"  # for models that continue a text instead of answering
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NothingSaidError(Exception):
-    """A model's answer to a video has no words, or there is no room for one."""
+    """Raised if a model's answer has no words, or if its context has no room for one."""
 
 
 class Captioner:
     """An image captioner of transformers' image-text-to-text kind: BLIP, BLIP-2, GIT, ViT-GPT2 and the like."""
 
     def __init__(self, name: str, *, max_new_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises VactkError where `name` is not on this machine or no captioner."""
+        """Raises VactkError if `name` is not on this machine or not a captioner."""
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
         self.pictures = load(AutoImageProcessor, name, "image processor")
@@ -56,7 +56,7 @@ class Captioner:
 
     @torch.inference_mode()
     def caption(self, frames: Tensor) -> list[str]:
-        """A caption of each frame; frames (N, 3, H, W) uint8."""
+        """Return one caption per frame. frames (N, 3, H, W) uint8"""
         from torchvision.transforms.functional import to_pil_image
 
         inputs = self.pictures(images=[to_pil_image(frame) for frame in frames], return_tensors="pt")
@@ -66,10 +66,10 @@ class Captioner:
 
 
 class LanguageModel:
-    """A causal language model that makes one text of captions."""
+    """A causal language model that merges captions into one text."""
 
     def __init__(self, name: str, *, max_new_tokens: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises VactkError where `name` is not on this machine or no language model."""
+        """Raises VactkError if `name` is not on this machine or not a language model."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = load(AutoTokenizer, name, "tokenizer")
@@ -78,7 +78,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def merge(self, captions: Sequence[str]) -> str:
-        """One text that says what the captions say. Raises NothingSaidError where they are too long."""
+        """Merge captions into one text. Raises NothingSaidError if they are too long."""
         inputs = self._tokens(PROMPT.format(captions="\n".join(f"- {caption}" for caption in captions)))
         length = inputs["input_ids"].shape[1]
         limit = positions(self.model)
@@ -108,7 +108,7 @@ class LanguageModel:
 
 
 def load(kind: Any, name: str, what: str, **settings: Any) -> Any:
-    """`kind.from_pretrained(name)`, from this machine alone. Raises VactkError that says how to get it here."""
+    """Return `kind.from_pretrained(name)` without network. Raises VactkError that says how to download it."""
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise VactkError(f"there is no folder '{name}', and a model's name has the form OWNER/NAME")
     try:
@@ -124,7 +124,7 @@ def load(kind: Any, name: str, what: str, **settings: Any) -> Any:
 
 
 def load_model(kind: Any, name: str, what: str) -> Any:
-    """A model with all of its weights from the file. Raises VactkError where some are missing."""
+    """Load a model with all of its weights. Raises VactkError if some are missing."""
     model, info = load(kind, name, what, output_loading_info=True)
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -135,24 +135,24 @@ def load_model(kind: Any, name: str, what: str) -> Any:
 
 
 def positions(model: Any) -> float:
-    """The tokens that a model can have read and written together, as far as its configuration says."""
+    """Return the context length in tokens, as far as the configuration says."""
     limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return math.inf if limit is None else limit
 
 
 def generate(model: Any, max_new_tokens: int, **inputs: Any) -> Tensor:
-    """The likeliest token at each place, whatever the model's own settings say. -> (B, L) int64"""
+    """Decode greedily, whatever the model's generation settings. -> (B, L) int64"""
     return model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
 
 
 def whole_sentences(text: str) -> str:
-    """`text`, which was cut, up to the last sentence that is whole; all of it where none is."""
+    """Return a truncated text up to its last complete sentence; all of it if there is none."""
     end = max(text.rfind(mark) for mark in (". ", "! ", "? ", ".\n"))
     return text if text.endswith((".", "!", "?")) or end < 0 else text[: end + 1]
 
 
 def silence_transformers() -> None:
-    """Its warnings about settings that generation passes over, and its bars below ours."""
+    """Silence transformers' warnings about unused generation settings, and its progress bars."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

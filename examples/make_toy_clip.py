@@ -1,4 +1,4 @@
-"""Makes the toy CLIP that vactk carries: contrastive training on still pictures of the world of `shapes`.
+"""Train the toy CLIP that comes with vactk, contrastively on still images of the objects in `shapes`.
 
 python examples/make_toy_clip.py --output vactk/models/toy.safetensors
 """
@@ -30,8 +30,8 @@ MAX_SCALE = 100.0  # CLIP's limit on the factor of similarities
 
 def main(
     output: Annotated[Path, typer.Option(help="The safetensors file to write.")],
-    num_stills: Annotated[int, typer.Option(help="Pictures to train on.")] = 24000,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 13,
+    num_stills: Annotated[int, typer.Option(help="Still images to train on.")] = 24000,
+    epochs: Annotated[int, typer.Option(help="Epochs.")] = 13,
     batch_size: int = 128,
     lr: float = 2.5e-3,
     seed: int = 0,
@@ -50,7 +50,7 @@ def main(
 
 
 def new_toy() -> Any:
-    """The architecture with random weights."""
+    """Build the architecture with random weights."""
     model = open_clip.CLIP(**toy_config()["model_cfg"])
     with torch.no_grad():
         model.token_embedding.weight.copy_(initial_embedding())
@@ -58,7 +58,7 @@ def new_toy() -> Any:
 
 
 def train(model: Any, tokenize: Any, stills: Stills, epochs: int, batch_size: int, lr: float) -> None:
-    """Contrastive training as CLIP's. Pictures with the same caption are not each other's negatives.
+    """Train as CLIP does, except that images with the same caption are not each other's negatives.
 
     The steps take turns with captions that name the object alone, with its colour, with a detail such as its
     place, and in full: with all of it in every caption, what is hardest to see would be learnt last.
@@ -100,7 +100,7 @@ def train(model: Any, tokenize: Any, stills: Stills, epochs: int, batch_size: in
 
 
 def number_captions(captions: list[str], tokenize: Any) -> tuple[Tensor, Tensor]:
-    """Tokens (N, L), cut at the longest caption, and a number (N,) for every different caption."""
+    """Return tokens (N, L), cut at the longest caption, and the number (N,) of each distinct caption."""
     tokens = tokenize(captions)
     different = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     numbers = torch.tensor([different[caption] for caption in captions])
@@ -108,7 +108,7 @@ def number_captions(captions: list[str], tokenize: Any) -> tuple[Tensor, Tensor]
 
 
 def clip_loss(logits: Tensor, numbers: Tensor) -> Tensor:
-    """Cross entropy in both directions. logits (B, B), numbers (B,) of the captions."""
+    """Return the cross entropy in both directions. logits (B, B), numbers (B,) of the captions."""
     same = (numbers[:, None] == numbers[None, :]) & ~torch.eye(len(numbers), dtype=torch.bool)
     logits = logits.masked_fill(same, -math.inf)
     targets = torch.arange(len(numbers))
@@ -116,7 +116,7 @@ def clip_loss(logits: Tensor, numbers: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) -> float32, as the toy CLIP expects it."""
+    """Normalise images for the toy CLIP. uint8 (N, 3, H, W) -> float32"""
     preprocess = toy_config()["preprocess_cfg"]
     mean, std = (torch.tensor(preprocess[key])[:, None, None] for key in ("mean", "std"))
     return (images / 255 - mean) / std
@@ -124,7 +124,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def appearance_accuracy(model: Any, tokenize: Any, stills: Stills) -> dict[str, float]:
-    """Zero-shot accuracy on still pictures, in percent: of the object's shape, and of its colour."""
+    """Return zero-shot accuracies on still images, in per cent: of shape, and of colour."""
     pictures = torch.cat([model.encode_image(part) for part in normalise(stills.images).split(256)])
     found = {}
     for name, words, labels in (

@@ -47,11 +47,11 @@ Means = dict[str, dict[float, Point]]  # row -> alpha -> means over the seeds
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/openvclip"),
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/openvclip"),
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Train, mix, measure, and say what holds."""
+    """Train, interpolate, evaluate, and say which claims hold."""
     curves: dict[str, list[list[Point]]] = {}
     for seed in range(seeds):
         folders = {name: run(name, changes, seed, output, settings or []) for name, changes in RUNS.items()}
@@ -79,7 +79,7 @@ def main(
 
 
 def claims(means: Means) -> dict[str, bool]:
-    """The papers' claims, with TED-Adapters: without them no order of frames can be learnt."""
+    """Return the papers' claims, with TED-Adapters: without them no order of frames can be learnt."""
     plain, iwo, averaged = (means[row] for row in ("TED plain", "TED IWO", "TED IWO, averaged"))
     kept, known = "still color", ("seen", "still color")
     inner = [alpha for alpha in plain if 0 < alpha < 1]
@@ -109,12 +109,12 @@ def claims(means: Means) -> dict[str, bool]:
 
 
 def harmonic(point: Point, columns: tuple[str, ...]) -> float:
-    """The harmonic mean of some accuracies."""
+    """Return the harmonic mean of accuracies."""
     return statistics.harmonic_mean([point[column] for column in columns])
 
 
 def run(name: str, changes: list[str], seed: int, output: Path, settings: list[str]) -> Path:
-    """The folder of one run, made now or kept from before."""
+    """Return the folder of one run, trained now or earlier."""
     folder = output / f"{name.replace(' ', '-')}-{seed}"
     overrides = parse_overrides([*changes, f"run.seed={seed}", *settings])
     with display() as shown:
@@ -125,7 +125,7 @@ def run(name: str, changes: list[str], seed: int, output: Path, settings: list[s
 
 
 def curve(checkpoint: Path, seed: int) -> list[Point]:
-    """Accuracies along the way from the original CLIP, as `vactk interpolate` measures them, and on stills."""
+    """Return accuracies between the original CLIP and the trained one by `vactk interpolate`, and on stills."""
     kept = checkpoint.with_suffix(".curve.json")
     if not kept.exists():
         wanted = ["--dataset", "shapes/seen", "--dataset", "shapes/unseen"]
@@ -146,13 +146,13 @@ def curve(checkpoint: Path, seed: int) -> list[Point]:
 
 
 def interpolate(checkpoint: Path, *options: str) -> dict[str, Any]:
-    """What `vactk interpolate` answers."""
+    """Return the JSON of `vactk interpolate`."""
     command = [sys.executable, "-m", "vactk", "interpolate", str(checkpoint), *options, "--json"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def at(curves: list[list[Point]], alpha: float, column: str) -> list[float]:
-    """One accuracy of every seed's curve."""
+    """Return one accuracy from every seed's curve."""
     return [next(p[column] for p in points if abs(p["alpha"] - alpha) < 1e-9) for points in curves]
 
 

@@ -1,4 +1,4 @@
-"""What the embedded benchmark measures: frozen CLIP, frames apart, adapters and plain fine-tuning, side by side.
+"""Compare frozen CLIP, independent frames, adapters and plain fine-tuning on the embedded benchmark.
 
     python examples/phenomena.py --seeds 3 --output runs/phenomena
 
@@ -33,7 +33,7 @@ from vactk.recipes import read_recipe
 from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
-LOSSES = ["task.masked_words=0"]  # a head that says little about temporal modules, and takes its time
+LOSSES = ["task.masked_words=0"]  # slow, and it says little about temporal modules
 FINE_TUNED = ["task.towers=[vision]", "optim.tower_lr_factor=0.2"]
 VARIANTS = {  # name -> what differs from the recipe m2clip-shapes; None: nothing is trained
     "frozen CLIP": None,
@@ -47,7 +47,7 @@ CHANCE = 100 / len(MOTIONS)
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that should be seen, and the check of it on the variants' mean accuracies."""
+    """An expected phenomenon, and its check on the variants' mean accuracies."""
 
     text: str
     holds: Any  # Callable[[dict[str, dict[str, float]]], bool]
@@ -89,11 +89,11 @@ CLAIMS = [
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/phenomena"),
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/phenomena"),
     seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Train, measure, and say what holds."""
+    """Train, evaluate, and say which phenomena show."""
     found: dict[str, list[dict[str, float]]] = {}
     for name, changes in VARIANTS.items():
         for seed in range(seeds):
@@ -112,7 +112,7 @@ def main(
 def measured(
     name: str, changes: list[str] | None, seed: int, folder: Path, settings: list[str]
 ) -> dict[str, float]:
-    """The accuracies of one run, trained now or kept from before."""
+    """Return the accuracies of one run, trained now or earlier."""
     kept = folder / "phenomena.json"
     if kept.exists():
         return json.loads(kept.read_text())
@@ -135,7 +135,7 @@ def measured(
 
 
 def measure(model: VideoModel, recipe: Recipe, seed: int) -> dict[str, float]:
-    """Accuracies in percent: classes, shape, motion given the shape, direction given its axis, and stills."""
+    """Return accuracies: classes, shape, motion given the shape, direction given its axis, and stills."""
     accelerator = make_accelerator("cpu", "fp32")
     result = {}
     for split in ("seen", "unseen"):
@@ -157,7 +157,7 @@ def measure(model: VideoModel, recipe: Recipe, seed: int) -> dict[str, float]:
 
 
 def every_motion(videos: VideoSet) -> VideoSet:
-    """The same clips among all motions of all their shapes, shape by shape."""
+    """Return the same videos with all motions of all their shapes as classes, shape by shape."""
     shapes = list(dict.fromkeys(name.split(" ", 1)[0] for name in videos.classes))
     classes = tuple(f"{shape} {motion}" for shape in shapes for motion in MOTIONS)
     records = []
@@ -169,7 +169,7 @@ def every_motion(videos: VideoSet) -> VideoSet:
 
 
 def class_scores(model: VideoModel, videos: VideoSet, recipe: Recipe, accelerator: Any) -> tuple[Any, Any]:
-    """Log-probabilities (N, C) by similarity to the classes' words, and labels (N,)."""
+    """Return log-probabilities (N, C) by similarity to class names, and labels (N,)."""
     embeddings = class_embeddings(model, videos.words, ("a {}",), accelerator.device)
     scorers = {"similarity": similarity_scorer(model, embeddings)}
     scores = score_videos(model, videos, scorers, recipe.evaluation, accelerator)
@@ -179,7 +179,7 @@ def class_scores(model: VideoModel, videos: VideoSet, recipe: Recipe, accelerato
 
 @torch.no_grad()
 def still_accuracies(model: VideoModel, seed: int) -> dict[str, float]:
-    """Zero-shot accuracy on still pictures, as videos of one frame: what the model knew before training."""
+    """Return zero-shot accuracy on still images, as videos of one frame: what CLIP knew before training."""
     stills = load_stills("test", 1000, seed)
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.backbone.mean, model.backbone.std))
     pictures = ((stills.images / 255 - mean) / std)[:, None]  # (N, 1, 3, H, W)
@@ -195,7 +195,7 @@ def still_accuracies(model: VideoModel, seed: int) -> dict[str, float]:
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
+    """Format mean and standard deviation."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.1f} +- {deviation:.1f}"
 

@@ -37,11 +37,11 @@ HALF = 0.5
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/retrieval"),
-    seeds: Annotated[int, typer.Option(help="Seeds of each variant.")] = 3,
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/retrieval"),
+    seeds: Annotated[int, typer.Option(help="Seeds per variant.")] = 3,
     settings: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Train, measure retrieval, and print the table."""
+    """Train, evaluate retrieval, and print the table."""
     captions = output / "captions.jsonl"
     write_captions(captions)
     variants = {"class names": [], "class names and captions": [f"descriptions={captions}"]}
@@ -65,7 +65,7 @@ def main(
 
 
 def write_captions(path: Path) -> None:
-    """The captions of the training videos, as descriptions of them."""
+    """Write the captions of the training videos as descriptions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps({"video": str(record.video), "descriptions": list(record.captions)})
@@ -75,7 +75,7 @@ def write_captions(path: Path) -> None:
 
 
 def half_way(folder: Path) -> VideoModel:
-    """The mean of the trained and the original weights."""
+    """Return the mean of the trained and the original weights."""
     mixture = folder / "half.safetensors"
     if not mixture.exists():
         command = [sys.executable, "-m", "vactk", "interpolate", str(folder), "--alpha", str(HALF)]
@@ -84,14 +84,14 @@ def half_way(folder: Path) -> VideoModel:
 
 
 def measured(model: VideoModel) -> RetrievalResult:
-    """Retrieval among the benchmark's videos for it."""
+    """Evaluate retrieval on the benchmark's retrieval split."""
     reading = EmbeddingConfig(data=DataConfig(num_frames=8))
     accelerator = make_accelerator("cpu", "fp32")
     return evaluate_retrieval(model, load_shapes("retrieval"), reading, accelerator, batch_size=32)
 
 
 def columns(results: list[RetrievalResult]) -> list[str]:
-    """Recalls in both directions."""
+    """Return recalls in both directions."""
     ways = [[r.text_to_video for r in results], [r.video_to_text for r in results]]
     return [spread([found.recall[k] for found in way]) for way in ways for k in (1, 5, 10)]
 

@@ -1,4 +1,4 @@
-"""Names what a video shows, with a classifier that `vactk export` wrote: ONNX Runtime, NumPy and PyAV, no torch.
+"""Classify videos with an ONNX classifier from `vactk export`: ONNX Runtime, NumPy and PyAV, no torch.
 
     vactk export --checkpoint runs/first --labels "star growing,star moving left" --output exported
     python examples/run_exported.py exported/classifier.onnx clip.mp4
@@ -26,11 +26,11 @@ Array = NDArray[Any]
 
 
 class UserError(Exception):
-    """A file or a setting is wrong; the message says which."""
+    """Raised for a wrong file or setting; the message says which."""
 
 
 def load(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """The classifier, and what its metadata say of it."""
+    """A classifier with its metadata."""
     if not Path(path).is_file():
         raise UserError(f"there is no file '{path}'")
     try:
@@ -45,7 +45,7 @@ def load(path: str) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
 
 
 class Clock(NamedTuple):
-    """When the frames of a video are shown, None where they do not say, and what its header says, or 0."""
+    """Timestamps of a video's frames (None if absent), and what its header states, else 0."""
 
     stamps: list[int | None]
     rate: float
@@ -54,9 +54,9 @@ class Clock(NamedTuple):
 
 
 def frame_numbers(clock: Clock, wanted: int, views: int, sampling: dict[str, Any]) -> Array:
-    """Which frames of a video to take, (views, wanted)."""
+    """Return the frame indices to read, (views, wanted)."""
     num_frames = len(clock.stamps)
-    if sampling["name"] == "uniform":  # the centres of equal segments, shared out among the views
+    if sampling["name"] == "uniform":  # centres of equal segments, dealt out to the views
         segment, view = np.arange(wanted), np.arange(views)[:, None]
         return (2 * (segment * views + view) + 1) * num_frames // (2 * views * wanted)
     if sampling["name"] == "openvclip":
@@ -73,7 +73,7 @@ def frame_numbers(clock: Clock, wanted: int, views: int, sampling: dict[str, Any
 
 
 def by_stamp(clock: Clock) -> Array:
-    """Frames in the order of their stamps, of equal ones the last; as they come where one has none."""
+    """Order frames by timestamp, the last of equal ones; in decoding order if one has none."""
     if None in clock.stamps:
         return np.arange(len(clock.stamps))
     last = {stamp: number for number, stamp in enumerate(clock.stamps)}
@@ -81,7 +81,7 @@ def by_stamp(clock: Clock) -> Array:
 
 
 def m2clip_frames(order: Array, wanted: int, views: int, stride: int) -> Array:
-    """M2-CLIP's frames: in a row, or the middles of equal segments."""
+    """Return M2-CLIP's frames: consecutive, or the middles of equal segments."""
     count = len(order)
     if not stride:
         borders = np.array([round(i * (count - 1) / wanted) for i in range(wanted + 1)])
@@ -92,7 +92,7 @@ def m2clip_frames(order: Array, wanted: int, views: int, stride: int) -> Array:
 
 
 def openvclip_frames(clock: Clock, wanted: int, views: int, sampling: dict[str, Any]) -> Iterator[Array]:
-    """Open-VCLIP's frames of each view: by the duration in the header, where there is one."""
+    """Return Open-VCLIP's frames of each view: by the duration in the header, where there is one."""
     order, stride = by_stamp(clock), sampling["stride"]
     span = stride * wanted / sampling["fps"] * clock.rate
     timed = None not in clock.stamps
@@ -116,7 +116,7 @@ def openvclip_frames(clock: Clock, wanted: int, views: int, sampling: dict[str, 
 
 
 def _evenly(start: float, span: float, wanted: int, count: int) -> Array:
-    """`wanted` numbers of `count`, from the first to the last of a span, as torch.linspace rounds them."""
+    """Return `wanted` numbers of `count`, from the first to the last of a span, as torch.linspace rounds them."""
     first, last = np.float32(start), np.float32(start + span - 1)
     step = (last - first) / np.float32(max(1, wanted - 1))
     half = np.arange(wanted) < wanted // 2
@@ -126,7 +126,7 @@ def _evenly(start: float, span: float, wanted: int, count: int) -> Array:
 
 
 def read_frames(path: str, choose: Any) -> Array:
-    """The frames whose numbers `choose(clock)` gives, uint8 (n, H, W, 3), upright."""
+    """Read the frames whose indices `choose(clock)` returns, uint8 (n, H, W, 3), upright."""
     numbers = choose(read_clock(path)).ravel()
     wanted, found = set(numbers.tolist()), {}
     for number, frame in enumerate(_decode(path)):
@@ -137,7 +137,7 @@ def read_frames(path: str, choose: Any) -> Array:
 
 
 def read_clock(path: str) -> Clock:
-    """The time stamps of all frames that decode, and the header."""
+    """Read the timestamps of all frames that decode, and the header."""
     frames = [(frame.pts, frame.time) for frame in _decode(path)]
     if not frames:
         raise UserError(f"no frame of '{path}' can be decoded")
@@ -158,7 +158,7 @@ def _decode(path: str) -> Iterator[av.VideoFrame]:
 
 
 def resize_weights(old: int, new: int, scaling: str) -> Array:
-    """The matrix (new, old) of a resize: bicubic with antialias (a = -0.5) as Pillow's, or without one."""
+    """Return the matrix (new, old) of a resize: bicubic with antialias (a = -0.5) as Pillow's, or without one."""
     if scaling != "clip":
         return _plain_weights(old, new, linear=scaling == "openvclip")
     scale = max(old / new, 1.0)  # pixels under the kernel's unit
@@ -173,7 +173,7 @@ def _cubic(x: Array, a: float) -> Array:
 
 
 def _plain_weights(old: int, new: int, *, linear: bool) -> Array:
-    """Without antialias, linear or cubic (a = -0.75): four neighbours, those outside repeated from the edge."""
+    """Return the matrix without antialiasing, linear or cubic (a = -0.75), with replicated edges."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     weights = np.zeros((new, old))
     for tap in range(-1, 3):
@@ -185,7 +185,7 @@ def _plain_weights(old: int, new: int, *, linear: bool) -> Array:
 
 
 def resize(frames: Array, short_side: int, scaling: str) -> Array:
-    """The shorter side to `short_side`. uint8 (n, H, W, 3) -> (n, H', W', 3) from 0 to 255"""
+    """Resize the shorter side to `short_side`. uint8 (n, H, W, 3) -> (n, H', W', 3) from 0 to 255"""
     height, width = frames.shape[1:3]
     long, short = max(height, width), min(height, width)
     if short == short_side:
@@ -200,7 +200,7 @@ def resize(frames: Array, short_side: int, scaling: str) -> Array:
 
 
 def crop(frames: Array, size: int, place: float, scaling: str) -> Array:
-    """A square along the longer side, at 0 its start, at 1 its end. (n, H, W, 3) -> (n, size, size, 3)"""
+    """Crop a square along the longer side, at 0 its start, at 1 its end. (n, H, W, 3) -> (n, size, size, 3)"""
     down, across = frames.shape[1] - size, frames.shape[2] - size
     places = (place, 0.5) if down > across else (0.5, place)
     rounded = {"clip": round, "openvclip": math.ceil, "m2clip": math.floor}[scaling]
@@ -209,7 +209,7 @@ def crop(frames: Array, size: int, place: float, scaling: str) -> Array:
 
 
 def prepare(frames: Array, views: int, facts: dict[str, Any]) -> Array:
-    """Frames as the classifier takes them: float32 (views * crops, T, 3, size, size)."""
+    """Prepare frames for the classifier: float32 (views * crops, T, 3, size, size)."""
     how = facts["preprocessing"]
     scaling = how["scaling"]
     resized = resize(frames, how["short_side"], scaling)
@@ -221,7 +221,7 @@ def prepare(frames: Array, views: int, facts: dict[str, Any]) -> Array:
 
 
 def mean_over_views(logits: Array, probabilities: Array, view_mean: str) -> Array:
-    """Probabilities of a video from those of its views. (V, C) twice -> (C,)"""
+    """Merge the probabilities of a video's views. (V, C) twice -> (C,)"""
     if view_mean == "probabilities":
         return probabilities.mean(axis=0)
     mean = logits.mean(axis=0)
@@ -232,7 +232,7 @@ def mean_over_views(logits: Array, probabilities: Array, view_mean: str) -> Arra
 def classify(
     session: onnxruntime.InferenceSession, facts: dict[str, Any], path: str, num_frames: int | None = None
 ) -> list[tuple[str, float]]:
-    """Labels and probabilities of a video, the likeliest first."""
+    """Return labels and probabilities of a video, the most probable first."""
     num_frames = num_frames or facts["frames"]["usual"]
     takes, views = facts["frames"]["takes"], facts["views"]
     if takes != "any" and num_frames != takes:
@@ -250,8 +250,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="classifier.onnx")
     parser.add_argument("videos", nargs="+", help="video files")
-    parser.add_argument("--frames", type=int, help="frames of a view, by default as trained")
-    parser.add_argument("--json", action="store_true", help="as `vactk zeroshot --json` prints them")
+    parser.add_argument("--frames", type=int, help="frames per view; by default as trained")
+    parser.add_argument("--json", action="store_true", help="print JSON as `vactk zeroshot --json` does")
     options = parser.parse_args()
     try:
         session, facts = load(options.model)

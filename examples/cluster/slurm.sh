@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Two machines of 8 GPUs under Slurm, in pieces of a day that go on from each other:
+# Train on two machines of 8 GPUs under Slurm, in jobs of a day that continue one another:
 #   sbatch examples/cluster/slurm.sh --dataset k400 --data-root /data --output /shared/runs/k400
-# Five minutes before the time is over the run is told, saves its state, and the job queues itself again.
+# Five minutes before the time limit the run gets a signal and saves its state, and the job requeues itself.
 #SBATCH --job-name=vactk
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -19,7 +19,7 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240 # seconds that torchrun leaves for sav
 again=""
 trap 'again=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 
-# --kill-on-bad-exit: where one machine fails, the others would wait for it
+# --kill-on-bad-exit: otherwise, if one machine fails, the others wait for it
 srun --kill-on-bad-exit=1 torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
   --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$head:29500" \
   -m vactk train --resume "$@" &

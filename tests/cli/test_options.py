@@ -41,5 +41,5 @@ def test_a_command_may_set_another_key_than_most():
 
 def test_the_first_contradiction_is_refused():
     options.refuse({"a": None, "b": ""})
-    with pytest.raises(VactkError, match="^b$"):
+    with pytest.raises(VactkError, match=r"^b$"):
         options.refuse({"a": False, "b": "x", "c": True})

@@ -1,68 +1,82 @@
-"""Progress on stderr, tables on stdout, or one JSON object on stdout."""
+"""Progress and messages on stderr; tables, lines or one JSON object on stdout."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rich import progress as bars
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from typer import confirm
 
-PLAIN_EVERY_S = 10.0  # seconds between lines where no progress bar can be drawn
+from vactk.progress import Progress
+
+PLAIN_EVERY_S = 10.0  # seconds between lines of progress if stderr is not a terminal
 MAX_PROBLEMS = 20  # that are printed; --json has all
-
-
 NUMBER_CHARACTERS = set("0123456789.,+-/% ")
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process of a launch that reports; launchers number them in RANK."""
+    """Return whether this is the process of a launch that prints: the one whose RANK is 0."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class Bars(Progress):
-    """Progress bars with a line of text under them."""
+class Bars(bars.Progress):
+    """Progress bars with a line of text below them."""
 
     note = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The bars, then the note."""
+        """Yield the bars, then the note."""
         yield self.make_tasks_table(self.tasks)
         if self.note:
             yield Text(self.note, style="dim", overflow="ellipsis", no_wrap=True)
 
 
 class Display:
-    """What a command shows while it works. It is a `Reporter` of training runs."""
+    """The progress bars and messages of a command: a `Reporter`. Bars are drawn inside `with Display()`."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, quiet=not is_main_process())
         self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=24),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
             console=self.console,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, bars.TaskID] = {}
         self._printed_s = 0.0
 
+    def __enter__(self) -> Display:
+        self._draw_bars(True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._draw_bars(False)
+
     def message(self, text: str) -> None:
-        """A line above the bars."""
+        """Print a line above the bars."""
         self.bars.console.print(text, markup=False, soft_wrap=True)
 
-    def progress(self, what: str) -> Callable[[int, int], None]:
-        """A bar called `what`; call the result with how much is done, and of how much."""
+    def confirm(self, question: str) -> bool:
+        """Ask a yes/no question, with the bars paused."""
+        self._draw_bars(False)
+        answer = confirm(question, err=True)
+        self._draw_bars(True)
+        return answer
+
+    def progress(self, what: str) -> Progress:
+        """Return a callback that draws a bar called `what`."""
         return lambda done, total: self._show(what, done, total, "")
 
     def step(self, step: int, total_steps: int, epoch: float, values: dict[str, float]) -> None:
-        """The training bar: losses, videos per second, share of time spent waiting for data."""
+        """Update the training bar: losses, videos per second, share of time spent waiting for data."""
         rates = ("lr", "grad_norm", "videos_per_s", "data_wait")
         losses = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in rates)
         note = (
@@ -70,6 +84,10 @@ class Display:
             f"waiting {100 * values['data_wait']:.0f}%"
         )
         self._show("training", step, total_steps, note)
+
+    def _draw_bars(self, on: bool) -> None:
+        if self.console.is_terminal:  # elsewhere rich prints an empty line
+            self.bars.start() if on else self.bars.stop()
 
     def _show(self, what: str, done: int, total: int, note: str) -> None:
         if not self.console.is_terminal:
@@ -84,25 +102,18 @@ class Display:
         self.bars.update(self._tasks[what], completed=done, total=total)
 
 
-@contextlib.contextmanager
-def display() -> Iterator[Display]:
-    """A Display whose bars are drawn while the block runs."""
-    shown = Display()
-    if not shown.console.is_terminal:
-        yield shown
-        return
-    with shown.bars:
-        yield shown
+def display() -> Display:
+    return Display()
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one JSON object of a command, on stdout."""
+    """Print the JSON object of a command on stdout."""
     console = Console(soft_wrap=True, highlight=False, quiet=not is_main_process())
     console.print(json.dumps(value, ensure_ascii=False), markup=False)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """A table on stdout: text to the left, and columns of numbers to the right."""
+    """Print a table on stdout; columns of numbers are aligned right."""
     listed = [tuple(row) for row in rows]
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
@@ -115,7 +126,7 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
 
 
 def print_line(text: str) -> None:
-    """A line on stdout."""
+    """Print a line on stdout."""
     Console(soft_wrap=True, highlight=False, quiet=not is_main_process()).print(text, markup=False)
 
 
@@ -145,5 +156,5 @@ def describe_conditions(result: Mapping[str, Any]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A percentage with two digits, or a dash where there is none."""
+    """Format a percentage with two decimals, or a dash for None."""
     return "-" if value is None else f"{value:.2f}"

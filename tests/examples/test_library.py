@@ -42,7 +42,8 @@ def test_the_readme_section_runs(tmp_path):
         Path(name).write_bytes(record.video.read_bytes())
     Path("broken.mp4").write_text("not a video")
     Path("runs/first").mkdir(parents=True)
-    vactk.save_model(vactk.load_model("toy", device="cpu"), "runs/first/model.safetensors")
+    model = vactk.load_model("toy", device="cpu", settings={"data.workers": 0})
+    vactk.save_model(model, "runs/first/model.safetensors")
     arguments = ["retrieve", "--index", "my-index", "--add", str(records[0].video.parent)]
     assert CliRunner().invoke(app, [*arguments, "--checkpoint", "runs/first"]).exit_code == 0
     lines = run(code, {}).splitlines()

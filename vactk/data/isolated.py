@@ -52,7 +52,8 @@ class IsolatedReader:
         self._closed = False
         if preload is not None:
             self._context.set_forkserver_preload(list(preload))
-            self._idle.append(_Process(self._context))
+            self._idle.append(self._take(Path()))
+            self._busy.clear()
 
     def __enter__(self) -> IsolatedReader:
         return self
@@ -103,10 +104,22 @@ class IsolatedReader:
             process = self._idle.pop() if self._idle else None
         process = process or _Process(self._context)
         with self._lock:
-            if not self._closed:
-                self._busy.add(process)
+            self._busy.add(process)
+            closed = self._closed
+        try:
+            if not closed:
+                process.wait_until_ready()  # or until `close` ends it
                 return process
-        process.end()
+        except (OSError, EOFError) as error:
+            closed = self._closed
+            if not closed:
+                raise VactkError(
+                    f"cannot start a process that reads videos: {error or 'it ended'}"
+                ) from error
+        finally:
+            if closed or not process.is_ready:
+                self._busy.discard(process)
+                process.end()
         raise LostError(video, "the program is ending")
 
     def _give_back(self, process: _Process) -> None:
@@ -137,7 +150,6 @@ class _Process:
     """A process that makes calls, one after another."""
 
     def __init__(self, context: Any) -> None:
-        """Returns once it is ready, so that a call's time is its own."""
         get_temp_dir()  # of this process, which removes it: the new one is killed, and would leave its own behind
         try:
             self.connection, theirs = context.Pipe()
@@ -146,9 +158,15 @@ class _Process:
             with signals_held():
                 self.process.start()
             theirs.close()
-            self._receive(START_S)
         except (OSError, EOFError) as error:
             raise VactkError(f"cannot start a process that reads videos: {error or 'it ended'}") from error
+        self.is_ready = False
+
+    def wait_until_ready(self) -> None:
+        """So that a call's time is its own. Raises as `call` does."""
+        if not self.is_ready:
+            self._receive(START_S)
+            self.is_ready = True
 
     def call(self, function: Callable[..., Any], arguments: Sequence[object], timeout_s: float) -> _Outcome:
         """Raises TimeoutError, and EOFError or OSError where the process died."""

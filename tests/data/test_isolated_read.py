@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
 
 from tests.retrieval.pages import all_end
+from vactk.data import isolated_read
 from vactk.data.isolated_read import IsolatedReader, LostError, read_isolated
 from vactk.errors import VactkError
 from vactk.video.container import VideoError
@@ -125,6 +127,25 @@ def test_closing_ends_calls_under_way_and_refuses_others():
         for one in (*hung, threads.submit(reader.call, VIDEO, nap, timeout_s=60)):
             with pytest.raises(LostError, match="the program is ending"):
                 one.result()
+        assert time.monotonic() - started_s < 5
+
+
+def never_ready(self: object, timeout_s: float) -> None:
+    """As of a process that does not come to an end of loading its modules."""
+    wait([self.process.sentinel], timeout_s)  # type: ignore[attr-defined]
+    raise EOFError
+
+
+def test_closing_ends_processes_that_are_still_starting(monkeypatch):
+    with IsolatedReader() as reader, ThreadPoolExecutor(1) as threads:
+        monkeypatch.setattr(isolated_read._Process, "_receive", never_ready)
+        starting = threads.submit(reader.call, VIDEO, nap, timeout_s=60)
+        time.sleep(0.2)
+        assert not starting.done()
+        started_s = time.monotonic()
+        reader.close()
+        with pytest.raises(LostError, match="the program is ending"):
+            starting.result()
         assert time.monotonic() - started_s < 5
 
 

@@ -53,7 +53,7 @@ class IsolatedReader:
         self._closed = False
         if preload is not None:
             self._context.set_forkserver_preload(list(preload))
-            self._idle.append(_Process(self._context))
+            self._give_back(self._take(Path()))
 
     def __enter__(self) -> IsolatedReader:
         return self
@@ -72,7 +72,7 @@ class IsolatedReader:
             try:
                 outcome = process.call(function, arguments, timeout_s)
             except BaseException as error:
-                process.end()
+                self._end(process)
                 if not isinstance(error, (EOFError, OSError)):
                     raise
                 reason = f"the decoder crashed ({cause_of_death(process.process.exitcode)})"
@@ -84,8 +84,6 @@ class IsolatedReader:
                 if outcome.error is not None:
                     raise outcome.error
                 return outcome.value
-            finally:
-                self._busy.discard(process)
         raise LostError(video, reason)
 
     def close(self) -> None:
@@ -104,17 +102,30 @@ class IsolatedReader:
             process = self._idle.pop() if self._idle else None
         process = process or _Process(self._context)
         with self._lock:
-            if not self._closed:
-                self._busy.add(process)
-                return process
-        process.end()
-        raise LostError(video, "the program is ending")
+            self._busy.add(process)  # from now on `close` ends it
+        try:
+            if self._closed:
+                raise EOFError
+            process.wait_until_ready()
+        except BaseException as error:
+            self._end(process)
+            if self._closed:
+                raise LostError(video, "the program is ending") from error
+            if isinstance(error, (EOFError, OSError)):
+                raise _not_started(error) from error
+            raise
+        return process
 
     def _give_back(self, process: _Process) -> None:
         with self._lock:
             if not self._closed:
+                self._busy.discard(process)
                 self._idle.append(process)
                 return
+        self._end(process)
+
+    def _end(self, process: _Process) -> None:
+        self._busy.discard(process)
         process.end()
 
 
@@ -158,7 +169,6 @@ class _Process:
     """A process that makes calls, one after another."""
 
     def __init__(self, context: Any) -> None:
-        """Returns once it is ready, so that a call's time is its own."""
         get_temp_dir()  # of this process, which removes it: the new one is killed, and would leave its own behind
         try:
             self.connection, theirs = context.Pipe()
@@ -167,9 +177,15 @@ class _Process:
             with signals_held():
                 self.process.start()
             theirs.close()
-            self._receive(START_S)
         except (OSError, EOFError) as error:
-            raise VactkError(f"cannot start a process that reads videos: {error or 'it ended'}") from error
+            raise _not_started(error) from error
+        self._is_ready = False
+
+    def wait_until_ready(self) -> None:
+        """So that a call's time is its own. Raises as `call` does."""
+        if not self._is_ready:
+            self._receive(START_S)
+            self._is_ready = True
 
     def call(self, function: Callable[..., Any], arguments: Sequence[object], timeout_s: float) -> _Outcome:
         """Raises TimeoutError, and EOFError or OSError where the process died."""
@@ -188,6 +204,10 @@ class _Process:
         if not self.connection.poll():
             raise EOFError
         return self.connection.recv()
+
+
+def _not_started(error: Exception) -> VactkError:
+    return VactkError(f"cannot start a process that reads videos: {error or 'it ended'}")
 
 
 def _serve(parent: Parent, connection: Connection) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from vactk.cli.app import app
 
 CASES = [
-    (["train"], "name a dataset, such as --dataset shapes"),
+    (["train"], "pass --dataset NAME, such as --dataset shapes"),
     (["train", "--dataset", "shaeps"], "unknown dataset 'shaeps'; did you mean 'shapes'?"),
     (["train", "--dataset", "shapes", "--recipe", "m2clip-shaeps"], "unknown recipe 'm2clip-shaeps'; did you mean"),
     (["train", "--dataset", "shapes", "--recipe", "absent.yaml"], "cannot read 'absent.yaml'"),

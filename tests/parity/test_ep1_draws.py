@@ -40,9 +40,9 @@ def test_the_protocol_measures_the_released_classes_and_videos(case, data_dir, t
     source = data_dir / lists[0]["path"]
     annotations = read_annotations(source, f"{config['dataset']}-splits")
     plan = load_protocol_data(protocol, listed_tree(tmp_path / "data", source, annotations))
-    assert len(plan.draws) == config["draws"]
-    for found, draw in zip(plan.draws, recorded["draws"], strict=True):
+    assert len(plan.splits) == config["draws"]
+    for found, draw in zip(plan.splits, recorded["draws"], strict=True):
         names = {match_key(plan.videos.classes[number]) for number in found.classes}
         assert names == {match_key(label) for label in draw["classes"]}
-        assert len(found.places) == draw["videos"]
+        assert len(found.records) == draw["videos"]
     assert plan.notes == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -258,7 +259,9 @@ def test_averaged_checkpoints(case):
 def test_from_frames_to_the_class_of_a_video(case):
     inputs, config = case.tensors("input"), case.config
     frames, labels = inputs["frame_embeddings"], case.load("io.safetensors")["labels"].long()
-    score = similarity_scorer(inputs["classifier"], torch.tensor(100.0), "frames")
+    scale = SimpleNamespace(logit_scale=torch.tensor(100.0))
+    model = SimpleNamespace(video_clip=scale, config=SimpleNamespace(similarity="frames"))
+    score = similarity_scorer(model, inputs["classifier"])
     flat = frames.flatten(0, 1)  # (V * views, T, D)
     logits = score(VideoFeatures(frames=flat, pooled=flat[:, 0]))
     case.check("clip_logits", logits.unflatten(0, (-1, config["views"])))

@@ -25,7 +25,7 @@ from vactk.errors import VactkError
 if TYPE_CHECKING:
     from vactk.evaluate.protocol import Published
     from vactk.evaluate.protocol_splits import ProtocolData
-    from vactk.evaluate.results import Answer, Unreadable
+    from vactk.evaluate.results import ClassifierName, Unreadable
 
 MAX_LABELS = 3  # that a table shows of each video; --json has all
 
@@ -34,7 +34,7 @@ class ZeroShotOptions(NamedTuple):
     """Options of the command that say how videos are classified."""
 
     checkpoint: Path | None
-    by: Answer
+    by: ClassifierName
     overrides: dict[str, Any]  # by a recipe's keys
     unreadable: Unreadable
     max_failed: float

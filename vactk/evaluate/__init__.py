@@ -1,1 +1,1 @@
-"""Numbers about a model, and answers from one."""
+"""Metrics, zero-shot evaluation and prediction."""

@@ -37,7 +37,7 @@ def similarity_scorer(model: VideoModel, classes: Tensor) -> Scorer:
 
 
 def cosine_scorer(model: VideoModel, classes: Tensor) -> Scorer:
-    """Return the scorer by cosine similarity itself, from -1 to 1, which is no logit."""
+    """Return the scorer by cosine similarity from -1 to 1, unscaled."""
     similarity = model.config.similarity
     return lambda features: pool_frames(features.frames, similarity) @ classes.T
 

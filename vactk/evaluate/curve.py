@@ -1,4 +1,4 @@
-"""The curve of a sweep, as a picture."""
+"""Draw the accuracy curve of an alpha sweep."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vactk.files.atomic import atomic_path
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_curve(
     stem: Path, names: Sequence[str], alphas: Sequence[float], top1: Sequence[Sequence[float]], best: float
 ) -> list[Path]:
-    """Top-1 of the first two sets against each other, or of one against alpha; alpha is marked along the curve.
+    """Draw top-1 of the first two sets against each other, or of one against alpha, labelled with alphas.
 
     top1 has a row for each of `names`, in %. Writes `stem`.png and `stem`.svg, and returns their paths.
     """

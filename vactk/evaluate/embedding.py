@@ -31,7 +31,7 @@ def embed_texts(model: VideoModel, texts: Sequence[str], device: torch.device) -
         F.normalize(text.encode(text.trim(model.backbone.tokenize(chunk)).to(device)).float(), dim=-1).cpu()
         for chunk in (short[i : i + TEXTS_AT_ONCE] for i in range(0, len(short), TEXTS_AT_ONCE))
     ]
-    cut = [place for place, (old, new) in enumerate(zip(texts, short, strict=True)) if old != new]
+    cut = [index for index, (old, new) in enumerate(zip(texts, short, strict=True)) if old != new]
     return Texts(torch.cat(parts), cut)
 
 

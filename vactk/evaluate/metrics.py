@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def topk_accuracy(scores: Tensor, labels: Tensor, k: int, *, num_videos: int | None = None) -> float:
-    """Percentage of rows whose label is among the k highest scores; a tie with the label counts against it.
+    """Return the percentage of rows whose label is among the k highest scores; ties count against it.
 
     scores (N, C), labels (N,) int64. `num_videos` counts videos that have no scores as wrong.
     """

@@ -16,7 +16,7 @@ from vactk.errors import VactkError
 from vactk.evaluate.classifier import check_answer, class_embeddings, class_scorers, cosine_scorer
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.model import Model
-from vactk.evaluate.results import Answer, errors_json, note_lines
+from vactk.evaluate.results import ClassifierName, errors_json, note_lines
 from vactk.evaluate.scoring import Scores, Variant, score_variants
 from vactk.evaluate.setup import prepare_model
 from vactk.evaluate.zero_shot import ensemble
@@ -101,7 +101,7 @@ class Predictor:
         labels: Iterable[str] | None = None,
         *,
         templates: str | None = None,
-        by: Answer = "similarity",
+        by: ClassifierName = "similarity",
         config: EvalConfig | None = None,
     ) -> None:
         """Embed the labels with the weights that the model has now, and move it to the configured device.

@@ -1,4 +1,4 @@
-"""Evaluation protocols as data: which classes and videos are measured, how often, and what to expect of them."""
+"""Evaluation protocols as data: classes, videos, repetitions, and the published results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "protocols"
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One way in which results on a dataset are reported. `splits` or `lists` say which videos are used.
+    """A published way to report results on a dataset. `splits` or `lists` say which videos are used.
 
     There is a result for each split, list or draw, and their mean and standard deviation.
     """
@@ -62,14 +62,14 @@ class Published:
 
 @lru_cache
 def published() -> tuple[Published, ...]:
-    """All published numbers that vactk knows the source of."""
+    """Return all published results that vactk knows the source of."""
     rows = read_yaml(FOLDER.parent / "published.yaml")["published"]
     return tuple(build(Published, row) for row in rows)
 
 
 @lru_cache
 def protocols() -> dict[str, Protocol]:
-    """All protocols, by name."""
+    """Return all protocols by name."""
     found = {}
     for path in sorted(FOLDER.glob("*.yaml")):
         for key, values in read_yaml(path).items():
@@ -79,5 +79,5 @@ def protocols() -> dict[str, Protocol]:
 
 
 def find_protocol(name: str) -> Protocol:
-    """The protocol of a name, without regard to case. Raises VactkError with the nearest match."""
+    """Return a protocol by name, ignoring case. Raises VactkError with the nearest match."""
     return pick(protocols(), name.lower(), "protocol")

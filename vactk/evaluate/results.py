@@ -11,7 +11,7 @@ from vactk.data.video_dataset import ReadError
 from vactk.evaluate.protocol_splits import ProtocolData
 
 Unreadable = Literal["wrong", "skip"]  # unreadable videos count as wrong, or are left out of the accuracy
-Answer = Literal["similarity", "class_head", "ensemble"]
+ClassifierName = Literal["similarity", "class_head", "ensemble"]
 METRICS = ("top1", "top5")
 
 

@@ -1,4 +1,4 @@
-"""How well texts find their videos, and videos their texts: functions of similarities alone."""
+"""Retrieval metrics between texts and videos, as functions of similarities alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECALL_AT = (1, 5, 10)
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """Recalls in per cent of the queries, and ranks from 1."""
+    """Recalls in percent of the queries, and ranks from 1."""
 
     recall: dict[int, float]  # by the number of results that are looked at
     median_rank: float
@@ -21,7 +21,7 @@ class RetrievalMetrics:
     num_queries: int
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that scripts rely on."""
+        """Return the keys that scripts rely on."""
         recalls = {f"R@{k}": value for k, value in self.recall.items()}
         return {**recalls, "MdR": self.median_rank, "MnR": self.mean_rank, "queries": self.num_queries}
 
@@ -39,7 +39,7 @@ def recall_and_ranks(ranks: Tensor) -> RetrievalMetrics:
 
 
 def text_to_video_ranks(similarity: Tensor, owners: Tensor) -> Tensor:
-    """The rank of each text's own video among all. similarity (N texts, V), owners (N,) int64 -> (N,) int64
+    """Return the rank of each text's own video among all. similarity (N texts, V), owners (N,) int64 -> (N,) int64
 
     Ties count against the text: its video comes after all others that are as similar.
     """
@@ -48,7 +48,7 @@ def text_to_video_ranks(similarity: Tensor, owners: Tensor) -> Tensor:
 
 
 def video_to_text_ranks(similarity: Tensor, owners: Tensor) -> Tensor:
-    """The rank of each video's best own text among all texts but its other own ones.
+    """Return the rank of each video's best own text among all texts but its other own ones.
 
     similarity (N texts, V), owners (N,) int64 -> (V,) int64, 0 for a video without texts. With several
     captions a video, the best-placed counts (as MMT and Frozen in Time evaluate MSR-VTT); ties with texts of other
@@ -62,10 +62,10 @@ def video_to_text_ranks(similarity: Tensor, owners: Tensor) -> Tensor:
 
 
 def dual_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits that know all the other queries, for text-to-video and for video-to-text (CAMoE, section 3.4).
+    """Reweight logits by all queries, for text-to-video and for video-to-text (CAMoE, section 3.4).
 
     logits (N texts, V) -> each text's logits times its share among all texts of a video, and each video's
-    times its share among all videos of a text. Both need every query at once, which a search has not.
+    times its share among all videos of a text. Both need every query at once, which a search lacks.
     """
     return logits * logits.softmax(dim=0), logits * logits.softmax(dim=1)
 
@@ -78,7 +78,7 @@ def retrieval_metrics(
     unread_texts: int = 0,
     unread_videos: int = 0,
 ) -> tuple[RetrievalMetrics, RetrievalMetrics]:
-    """Both directions from similarities (N texts, V) for each, owners (N,) int64.
+    """Return the metrics of both directions from similarities (N texts, V) for each, owners (N,) int64.
 
     `unread_texts` more texts, of videos that are not among the V, rank last, and so do `unread_videos` more videos:
     they count as wrong.

@@ -88,52 +88,73 @@ def score_variants(
     dataset = VideoDataset(videos.records, data, image_spec(model), train=False)
     rank, world = accelerator.process_index, accelerator.num_processes
     rows: list[list[Row]] = [[] for _ in variants]
-    failures: list[ReadError] = []
-    partial: list[ReadError] = []
-    notes: Counter[str] = Counter()
+    log = _ReadLog(len(dataset), max_failed)
     was_training = model.video_clip.training
     model.train(False)
     try:
         for batch in eval_loader(dataset, config.batch_size, rank=rank, world=world):
-            failures.extend(batch.failures)
-            partial.extend(batch.partial)
-            notes.update(batch.notes)
-            _check_failures(failures, max_failed, len(dataset))  # of this process: the others', later
+            log.add(batch)
             for variant, found in zip(variants, rows, strict=True):
                 if len(batch.indices):
                     variant.prepare()
                     found.extend(_score_batch(model, batch, variant, accelerator, data.view_mean))
             if progress is not None:
-                progress(min(len(dataset), world * (len(rows[0]) + len(failures))), len(dataset))
+                progress(min(len(dataset), world * (len(rows[0]) + len(log.failures))), len(dataset))
     finally:
         model.train(was_training)
-    failures, partial = sorted(gather_object(failures)), sorted(gather_object(partial))
-    chosen = dict(sum(gather_object([notes]), Counter()))
-    _check_failures(failures, max_failed, len(dataset))
-    gathered = [sorted(gather_object(found), key=lambda row: row[0]) for found in rows]
+    log.gather()
     return [
-        Scores(
-            indices=torch.tensor([index for index, _ in found], dtype=torch.long),
-            probabilities=_stack(found, variant.scorers),
-            failures=failures,
-            partial=partial,
-            notes=chosen,
-            similarities=_stack(found, variant.similarities),
-        )
-        for variant, found in zip(variants, gathered, strict=True)
+        _scores(gather_object(found), variant, log) for variant, found in zip(variants, rows, strict=True)
     ]
+
+
+class _ReadLog:
+    """What went wrong in reading videos. Raises VactkError when too many fail."""
+
+    def __init__(self, num_videos: int, max_failed: float) -> None:
+        self.num_videos, self.max_failed = num_videos, max_failed
+        self.failures: list[ReadError] = []
+        self.partial: list[ReadError] = []
+        self.notes: Counter[str] = Counter()
+
+    def add(self, batch: Batch) -> None:
+        """Add a batch of this process."""
+        self.failures += batch.failures
+        self.partial += batch.partial
+        self.notes.update(batch.notes)
+        self._check()
+
+    def gather(self) -> None:
+        """Add those of all other processes."""
+        self.failures, self.partial = (
+            sorted(gather_object(self.failures)),
+            sorted(gather_object(self.partial)),
+        )
+        self.notes = sum(gather_object([self.notes]), Counter())
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.failures) > self.max_failed * self.num_videos:
+            raise VactkError(
+                f"{len(self.failures):,} of {self.num_videos:,} videos could not be read, more than --max-failed "
+                f"allows; the last: {self.failures[-1].message}"
+            )
+
+
+def _scores(rows: list[Row], variant: Variant, log: _ReadLog) -> Scores:
+    rows = sorted(rows, key=lambda row: row[0])
+    return Scores(
+        indices=torch.tensor([index for index, _ in rows], dtype=torch.long),
+        probabilities=_stack(rows, variant.scorers),
+        failures=log.failures,
+        partial=log.partial,
+        notes=dict(log.notes),
+        similarities=_stack(rows, variant.similarities),
+    )
 
 
 def _stack(rows: list[Row], names: Iterable[str]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for _, row in rows]) if rows else torch.empty(0) for name in names}
-
-
-def _check_failures(failures: list[ReadError], max_failed: float, num_videos: int) -> None:
-    if len(failures) > max_failed * num_videos:
-        raise VactkError(
-            f"{len(failures):,} of {num_videos:,} videos could not be read, more than --max-failed allows; "
-            f"the last: {failures[-1].message}"
-        )
 
 
 def _score_batch(

@@ -35,7 +35,7 @@ import typer
 from local_models import DTYPES, Captioner, LanguageModel, NothingSaidError, silence_transformers
 from torch import Tensor
 
-from vactk.cli.display import Display, display, print_line, print_table
+from vactk.cli.display import Display, print_line, print_table
 from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
 from vactk.distributed import make_accelerator
@@ -131,7 +131,13 @@ class Lines:
 
 
 def describe(
-    videos: dict[str, Path], settings: Settings, lines: Lines, *, device: str, batch_size: int, shown: Display
+    videos: dict[str, Path],
+    settings: Settings,
+    lines: Lines,
+    *,
+    device: str,
+    batch_size: int,
+    display: Display,
 ) -> Summary:
     """Append a line for each video that has none. A video that cannot be described is in the summary."""
     waiting = {name: path for name, path in videos.items() if name not in lines.videos}
@@ -145,7 +151,7 @@ def describe(
     }
     captioner = Captioner(settings.captioner, **place)
     merger = LanguageModel(settings.language_model, **place) if settings.language_model else None
-    progress = shown.progress("describing")
+    progress = display.progress("describing")
     for done, (name, path) in enumerate(waiting.items()):
         progress(summary.kept + done, len(videos))
         try:
@@ -268,14 +274,14 @@ def main(
         if (folder is None) == (dataset is None):
             raise VactkError("give either a folder of videos or a --dataset")
         silence_transformers()
-        with display() as shown:
+        with Display() as display:
             if folder is not None:
                 videos = find_videos(folder)
             else:
                 found = find_dataset(str(dataset))
                 videos = dataset_videos(
                     found.load(
-                        split or found.train_split, root=data_root, progress=shown.progress(f"{dataset}")
+                        split or found.train_split, root=data_root, progress=display.progress(f"{dataset}")
                     )
                 )
             summary = describe(
@@ -284,7 +290,7 @@ def main(
                 Lines(output, settings),
                 device=device,
                 batch_size=batch_size,
-                shown=shown,
+                display=display,
             )
         print_summary(summary, output)
         if len(summary.failed) == len(videos):

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 from phenomena import spread
 
-from vactk.cli.display import display, print_line, print_table
+from vactk.cli.display import Display, print_line, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.data.shapes import load_shapes
 from vactk.recipes import read_recipe
@@ -52,9 +52,9 @@ def main(
                 [*([change] if change else []), f"run.seed={seed}", *(settings or [])]
             )
             recipe = build(Recipe, merge(read_recipe(RECIPE), overrides))
-            with display() as shown:
-                shown.message(f"{name}, seed {seed}")
-                runs.append(train(recipe, folder, resume=True, reporter=shown).metrics)
+            with Display() as display:
+                display.message(f"{name}, seed {seed}")
+                runs.append(train(recipe, folder, resume=True, reporter=display).metrics)
             folders.append(folder)
         text = [spread([run[split]["top1"] for run in runs]) for split in ("seen", "unseen")]
         heads = [run["seen"].get("class_head", {}).get("top1") for run in runs]

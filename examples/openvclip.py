@@ -21,7 +21,7 @@ import typer
 from phenomena import spread, still_accuracies
 
 from vactk.checkpoints.checkpoint import load_model
-from vactk.cli.display import display, print_table
+from vactk.cli.display import Display, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.recipes import read_recipe
 from vactk.train.recipe import Recipe
@@ -117,10 +117,10 @@ def run(name: str, changes: list[str], seed: int, output: Path, settings: list[s
     """Return the folder of one run, trained now or earlier."""
     folder = output / f"{name.replace(' ', '-')}-{seed}"
     overrides = parse_overrides([*changes, f"run.seed={seed}", *settings])
-    with display() as shown:
-        shown.message(f"{name}, seed {seed}")
+    with Display() as display:
+        display.message(f"{name}, seed {seed}")
         recipe = build(Recipe, merge(read_recipe(RECIPE), overrides))
-        train(recipe, folder, resume=True, reporter=shown)
+        train(recipe, folder, resume=True, reporter=display)
     return folder
 
 

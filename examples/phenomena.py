@@ -18,7 +18,7 @@ import torch
 import typer
 
 from vactk.checkpoints.checkpoint import load_model
-from vactk.cli.display import display, print_table
+from vactk.cli.display import Display, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
@@ -124,9 +124,9 @@ def measured(
     if changes is None:
         model = new_model(ModelConfig(backbone=recipe.model.backbone))
     else:
-        with display() as shown:
-            shown.message(f"{name}, seed {seed}")
-            train(recipe, folder, resume=True, reporter=shown)
+        with Display() as display:
+            display.message(f"{name}, seed {seed}")
+            train(recipe, folder, resume=True, reporter=display)
         model = load_model(folder)
     accuracies = measure(model, recipe, seed)
     folder.mkdir(parents=True, exist_ok=True)

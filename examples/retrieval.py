@@ -19,7 +19,7 @@ import typer
 from phenomena import spread
 
 from vactk import load_model, new_model
-from vactk.cli.display import display, print_table
+from vactk.cli.display import Display, print_table
 from vactk.config import build, merge, parse_overrides
 from vactk.data.config import DataConfig
 from vactk.data.shapes import load_shapes
@@ -50,10 +50,10 @@ def main(
         for seed in range(seeds):
             folder = output / f"{name.replace(' ', '-')}-{seed}"
             overrides = parse_overrides([*changes, f"run.seed={seed}", *(settings or [])])
-            with display() as shown:
-                shown.message(f"{name}, seed {seed}")
+            with Display() as display:
+                display.message(f"{name}, seed {seed}")
                 recipe = build(Recipe, merge(read_recipe(RECIPE), overrides))
-                train(recipe, folder, resume=True, reporter=shown)
+                train(recipe, folder, resume=True, reporter=display)
             results.setdefault(name, []).append(measured(load_model(folder)))
             results.setdefault(f"{name}, half way to CLIP", []).append(measured(half_way(folder)))
     num_videos = next(iter(results.values()))[0].num_videos

@@ -259,7 +259,10 @@ def test_a_file_that_vanished_since_is_dropped_when_the_folder_is_added_again(in
         (["--evaluate", "--dataset", "empty"], "empty"),
         (["--index", "clips", "--add", "clips", "--backbone", "toy"], "not empty and no index"),
         (["--index", "INDEX", "--query", "x", "--store", "redis:x"], "unknown --store 'redis:x'"),
-        (["--index", "INDEX", "--query", "x", "--templates", "no {braces} here"], "a template has one {}"),
+        (
+            ["--index", "INDEX", "--query", "x", "--templates", "no {braces} here"],
+            "a template needs exactly one {}",
+        ),
     ],
 )
 def test_mistakes_are_named(args, message, lasting_index, tmp_path):

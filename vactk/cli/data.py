@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, print_json, print_line, print_table
+from vactk.cli.display import Display, print_json, print_line, print_problems, print_table
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, such as hm
 Source = Annotated[
     str, typer.Argument(metavar="NAME|PATH", help="Benchmark, folder of videos, or list of videos.")
 ]
-MAX_SHOWN = 20  # problems of one kind
 TIMEOUT_HELP = "Seconds after which reading a video is given up."
 
 
@@ -76,8 +75,8 @@ def prepare(name: Name, data_root: options.DataRoot = None, json: options.Json =
     from vactk.data.benchmarks import find_benchmark
     from vactk.data.tools.prepare import prepare as run
 
-    with display() as shown:
-        status = run(find_benchmark(name), data_root, shown.progress("archives"))
+    with Display() as display:
+        status = run(find_benchmark(name), data_root, display.progress("archives"))
     if json:
         print_json({"dataset": name, **status.to_json(), "records": str(status.records)})
         return
@@ -121,16 +120,16 @@ def check(
     from vactk.data.tools.check import check_videos, load_for_check, write_report
 
     videos = load_for_check(source, split, data_root)
-    with display() as shown:
+    with Display() as display:
         for line in videos.report.lines() if videos.report else ():
-            shown.message(line)
+            display.message(line)
         report = check_videos(
             videos,
             workers=_num_workers(workers),
             timeout_s=timeout,
             min_frames=min_frames,
             whole=whole,
-            progress=shown.progress("videos"),
+            progress=display.progress("videos"),
         )
     write_report(report, output, exclude)
     if json:
@@ -161,21 +160,21 @@ def convert(
     from vactk.data.tools.convert import Encoding
     from vactk.data.tools.convert import convert as run
 
-    with display() as shown:
+    with Display() as display:
         result = run(
             source,
             output,
             Encoding(short_side=short_side, crf=crf, keyframe_every=keyframe_every),
             workers=_num_workers(workers),
             timeout_s=timeout,
-            progress=shown.progress("videos"),
+            progress=display.progress("videos"),
         )
     if json:
         print_json({**asdict(result), "output": str(output)})
         return
     print_line(f"{result.converted:,} videos converted, {result.existing:,} existing: {output}")
-    _print_problems("Converted in part", result.partial)
-    _print_problems("Unreadable", result.unreadable)
+    print_problems("Converted in part", result.partial)
+    print_problems("Unreadable", result.unreadable)
 
 
 @data_app.command()
@@ -198,7 +197,7 @@ def cache(
 
     dataset = find_dataset(source)
     videos = dataset.load(split or dataset.train_split, root=data_root).present()
-    with display() as shown:
+    with Display() as display:
         result = build_cache(
             videos.records,
             output,
@@ -206,7 +205,7 @@ def cache(
             short_side=short_side,
             workers=_num_workers(workers),
             timeout_s=timeout,
-            progress=shown.progress("videos"),
+            progress=display.progress("videos"),
         )
     if json:
         print_json(
@@ -219,7 +218,7 @@ def cache(
         )
         return
     print_line(f"{result.num_videos:,} videos, {result.num_bytes / 2**20:,.0f} MiB: {output}")
-    _print_problems("Unreadable", result.unreadable)
+    print_problems("Unreadable", result.unreadable)
 
 
 def _num_workers(workers: int | None) -> int:
@@ -237,20 +236,9 @@ def _print_check(report: CheckReport, output: Path, exclude: Path) -> None:
     rows = ([outcome, f"{count:,}"] for outcome, count in report.counts().items())
     print_table(f"{report.num_videos:,} videos", ("outcome", "videos"), rows)
     for outcome, found in report.problems.items():
-        _print_problems(outcome, found)
-    _print_problems("Not on disk", dict.fromkeys(report.missing, "no such file"))
-    _print_problems("Duplicates", {group[0]: ", ".join(group[1:]) for group in report.duplicates})
+        print_problems(outcome, found)
+    print_problems("Not on disk", dict.fromkeys(report.missing, "no such file"))
+    print_problems("Duplicates", {group[0]: ", ".join(group[1:]) for group in report.duplicates})
     named = {str(c.video): f"listed as '{c.listed}', named as '{c.named}'" for c in report.contradictions}
-    _print_problems("Named as another class", named)
+    print_problems("Named as another class", named)
     print_line(f"report: {output}\nexcluded from training: {exclude} ({len(report.excluded()):,} videos)")
-
-
-def _print_problems(title: str, problems: dict[str, str]) -> None:
-    if not problems:
-        return
-    shown = list(problems.items())[:MAX_SHOWN]
-    print_line(f"{title}:")
-    for video, message in shown:
-        print_line(f"  {message}" if video in message else f"  {video}: {message}")
-    if len(problems) > len(shown):
-        print_line(f"  and {len(problems) - len(shown):,} more")

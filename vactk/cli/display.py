@@ -102,10 +102,6 @@ class Display:
         self.bars.update(self._tasks[what], completed=done, total=total)
 
 
-def display() -> Display:
-    return Display()
-
-
 def print_json(value: dict[str, Any]) -> None:
     """Print the JSON object of a command on stdout."""
     console = Console(soft_wrap=True, highlight=False, quiet=not is_main_process())

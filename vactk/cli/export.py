@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, percent, print_json, print_line, print_table
-from vactk.config import nest
+from vactk.cli.display import Display, percent, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from vactk.evaluate.config import EvalConfig
@@ -40,6 +39,7 @@ def export(
             help="Frames of a view, by default as trained; a file takes any number unless --static-frames.",
             rich_help_panel=options.MODEL,
         ),
+        options.Setting("data.num_frames"),
     ] = None,
     views: options.Views = None,
     labels: Annotated[
@@ -144,24 +144,16 @@ def export(
     }
     options.refuse(contradictions)
     assert output is not None
-    given = {
-        "templates": templates,
-        "model.backbone.name": backbone,
-        "model.backbone.pretrained": pretrained,
-        "model.temporal": options.read_yaml_value("--temporal", temporal),
-        "data.num_frames": frames,
-        "data.views": views,
-        "data.decoder": decoder,
-    }
-    overrides = nest(given)
+    overrides = options.read_settings(export, locals())
+
     from vactk.evaluate.setup import load_for_evaluation
     from vactk.export.formats import ExportConfig
     from vactk.export.run import ExportOptions, run_export
 
-    with display() as shown:
+    with Display() as display:
 
         def load() -> tuple[VideoModel, EvalConfig]:
-            return load_for_evaluation(checkpoint, overrides, {}, shown.message)
+            return load_for_evaluation(checkpoint, overrides, {}, display.message)
 
         wanted = ExportOptions(
             config=ExportConfig(
@@ -183,7 +175,7 @@ def export(
             data_root=data_root,
             num_measured=measure,
         )
-        result = run_export(wanted, load, shown)
+        result = run_export(wanted, load, display)
     if json:
         print_json(result)
     else:

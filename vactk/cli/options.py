@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -19,14 +18,11 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def read_yaml_value(option: str, text: str | None) -> Any:
-    """Parse the value of an option that takes a name or `{name: ..., key: value}`; None stays None."""
-    if text is None:
-        return None
+def _parse_temporal(text: str) -> Any:
     try:
         return parse_yaml(text)
     except ValueError as error:
-        raise VactkError(f"cannot read the value of {option}, '{text}'") from error
+        raise VactkError(f"cannot read the value of --temporal, '{text}'") from error
 
 
 class Setting(NamedTuple):
@@ -135,7 +131,7 @@ Temporal = Annotated[
         help="Temporal module of another project's checkpoint, such as '{name: neighbour_attention, window: 2}'.",
         rich_help_panel=MODEL,
     ),
-    Setting("model.temporal", partial(read_yaml_value, "--temporal")),
+    Setting("model.temporal", _parse_temporal),
 ]
 Backbone = Annotated[
     str | None,

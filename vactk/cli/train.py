@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import display, percent, print_json, print_line, print_table
+from vactk.cli.display import Display, percent, print_json, print_line, print_table
 from vactk.cli.processes import run_on
 from vactk.config import build, merge, parse_overrides, to_dict
 from vactk.errors import VactkError
@@ -81,8 +81,8 @@ def training_command(family: str, description: str) -> Callable[..., None]:
 
         from vactk.train.run import train as run
 
-        with display() as shown:
-            result = run(full_recipe, folder, resume=resume, reporter=shown)
+        with Display() as display:
+            result = run(full_recipe, folder, resume=resume, reporter=display)
         if json:
             print_json(dataclasses.asdict(result))
         else:

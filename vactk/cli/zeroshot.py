@@ -12,7 +12,6 @@ from vactk.cli import options
 from vactk.cli.display import (
     Display,
     describe_conditions,
-    display,
     percent,
     print_json,
     print_line,
@@ -127,19 +126,19 @@ def zeroshot(
     )
     run_on(processes, device)
     asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
-    with display() as shown:
+    with Display() as display:
         if videos:
-            result, show = _classify(asked, videos, labels, shown), _print_predictions
+            result, show = _classify(asked, videos, labels, display), _print_predictions
         else:
-            data, recipe = _load_data(asked, protocol, dataset, split, shown)
-            result, show = _evaluate(asked, data, recipe, shown), _print_result
+            data, recipe = _load_data(asked, protocol, dataset, split, display)
+            result, show = _evaluate(asked, data, recipe, display), _print_result
     (print_json if json else show)(result)
     if videos and not result["predictions"]:
         raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
 
 
 def _load_data(
-    asked: ZeroShotOptions, protocol: str | None, dataset: str | None, split: str | None, shown: Display
+    asked: ZeroShotOptions, protocol: str | None, dataset: str | None, split: str | None, display: Display
 ) -> tuple[ProtocolData, str]:
     """Find the videos of the protocol or split, and the name of the dataset's recipe."""
     from vactk.data.datasets import find_dataset
@@ -147,7 +146,7 @@ def _load_data(
     from vactk.evaluate.protocol_splits import load_protocol_data, load_split_data
 
     if dataset is not None:
-        progress = shown.progress(f"{dataset}: videos")
+        progress = display.progress(f"{dataset}: videos")
         data = load_split_data(dataset, split, asked.data_root, progress)
         return data, find_dataset(dataset).recipe
     found = find_protocol(str(protocol))
@@ -156,7 +155,7 @@ def _load_data(
     return load_protocol_data(found, asked.data_root), find_dataset(found.dataset).recipe
 
 
-def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, shown: Display) -> dict[str, Any]:
+def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: Display) -> dict[str, Any]:
     from vactk.evaluate.classifier import check_answer
     from vactk.evaluate.setup import load_for_evaluation, prepare_model
     from vactk.evaluate.zero_shot import check_missing, evaluate_protocol
@@ -164,9 +163,11 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, shown: Di
 
     name = data.protocol.name
     for note in data.notes:
-        shown.message(f"{name}: {note}")
+        display.message(f"{name}: {note}")
     check_missing(data.videos, asked.max_failed)
-    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, read_recipe(recipe), shown.message)
+    model, config = load_for_evaluation(
+        asked.checkpoint, asked.overrides, read_recipe(recipe), display.message
+    )
     for part in data.splits:
         check_answer(asked.by, model.heads, data.videos.classes, part.classes)
     result = evaluate_protocol(
@@ -176,7 +177,7 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, shown: Di
         prepare_model(model, config),
         unreadable=asked.unreadable,
         max_failed=asked.max_failed,
-        progress=shown.progress(name),
+        progress=display.progress(name),
     )
     return {
         **result.to_json(asked.by),
@@ -189,7 +190,7 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, shown: Di
 
 
 def _classify(
-    asked: ZeroShotOptions, paths: list[Path], labels: str | None, shown: Display
+    asked: ZeroShotOptions, paths: list[Path], labels: str | None, display: Display
 ) -> dict[str, Any]:
     names = options.read_labels(labels) if labels is not None else None
     files = _find_files(paths)
@@ -197,9 +198,9 @@ def _classify(
     from vactk.evaluate.predictor import Predictor
     from vactk.evaluate.setup import load_for_evaluation
 
-    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, shown.message)
+    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, display.message)
     predictor = Predictor(model, names, by=asked.by, config=config)
-    return predictor.predict(files, progress=shown.progress("videos")).to_json()
+    return predictor.predict(files, progress=display.progress("videos")).to_json()
 
 
 def _find_files(paths: list[Path]) -> list[Path]:

@@ -51,7 +51,7 @@ class Index:
             model, config = load_index_model(store.name, facts.model, overrides, log)
         else:
             config = EvalConfig()
-        embedding = build(EmbeddingConfig, merge(facts.reading, {"data": _reading(config.data)}))
+        embedding = build(EmbeddingConfig, merge(facts.reading, {"data": machine_settings(config.data)}))
         check_model(store, model_fingerprint(model), embedding)
         accelerator = prepare_model(model, config)
         return cls(Searcher(store, model, embedding.data, accelerator.device))
@@ -85,6 +85,6 @@ def load_index_model(
     return load_for_evaluation(checkpoint, overrides, {}, message)
 
 
-def _reading(data: DataConfig) -> dict[str, Any]:
+def machine_settings(data: DataConfig) -> dict[str, Any]:
     """Return the settings that depend on the machine, and change no vector."""
     return {"decoder": data.decoder, "workers": data.workers, "timeout_s": data.timeout_s}

@@ -38,6 +38,7 @@ from vactk.retrieval.index.update import (
     update_index,
 )
 from vactk.retrieval.index.windows import WindowConfig
+from vactk.retrieval.library import load_index_model, machine_settings
 from vactk.retrieval.search import Searcher
 
 DEFAULT_DATASET = "msrvtt"
@@ -353,26 +354,11 @@ def _load_model(options: RetrieveOptions, dataset: str, reporter: Reporter) -> t
     return load_for_evaluation(options.checkpoint, options.overrides, defaults, reporter.message)
 
 
-def load_index_model(
-    index: str, made_with: Mapping[str, Any], overrides: Mapping[str, Any], message: Callable[[str], None]
-) -> tuple[VideoModel, EvalConfig]:
-    """Load the model that an index was made with. Raises VactkError when its checkpoint no longer exists."""
-    checkpoint = Path(made_with["checkpoint"]) if made_with.get("checkpoint") else None
-    if checkpoint is not None and not checkpoint.exists():
-        raise VactkError(
-            f"index '{index}' was made with '{checkpoint}', which no longer exists: "
-            "give its new location with --checkpoint"
-        )
-    overrides = merge(overrides, {"model": made_with.get("stated", {})})
-    return load_for_evaluation(checkpoint, overrides, {}, message)
-
-
 def _embedding_config(
     options: RetrieveOptions, config: EvalConfig, of_index: Mapping[str, Any] | None
 ) -> EmbeddingConfig:
     """Return the settings of the index or, where there are none, as many frames as the model was trained with."""
-    data = config.data
-    machine: dict[str, Any] = {"decoder": data.decoder, "workers": data.workers, "timeout_s": data.timeout_s}
+    data, machine = config.data, machine_settings(config.data)
     if of_index is not None and not options.names_embedding:
         return build(EmbeddingConfig, merge(of_index, {"data": machine}))
     frames = DataConfig(num_frames=data.num_frames, views=options.views, **machine)

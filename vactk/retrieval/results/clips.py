@@ -1,4 +1,4 @@
-"""Cuts hits out of their videos, as clips that play everywhere."""
+"""Cut hits out of their videos, as MP4 clips that play everywhere."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from vactk.video.encode import FASTSTART, H264Stream
 from vactk.video.reader import ROUNDING_S, Video, open_video
 
 T = TypeVar("T")
-CRF = 20  # quality of the picture, as x264 counts: lower is better
+CRF = 20  # x264 quality: lower is better
 KEYFRAME_EVERY = 48
-SLOWEST = 20.0  # seconds that a second of a clip may take, beyond what a reading may
-LONGEST_STEM = 100  # bytes of a video's name within a clip's; file systems take 255 in all
+SLOWEST = 20.0  # seconds allowed per second of a clip, on top of the time to open a video
+LONGEST_STEM = 100  # bytes of the video's name within a clip's name; file systems allow 255 in all
 
 
 def cut_clips(
     hits: Sequence[Hit], folder: Path, *, progress: Progress | None = None
 ) -> tuple[list[Path], list[str]]:
-    """A clip of every hit in `folder`, such as `01_0.312_name_12.0-22.0s.mp4`: (their paths, what failed).
+    """Write a clip of every hit to `folder`, such as `01_0.312_name_12.0-22.0s.mp4`; return (paths, errors).
 
-    A video that has vanished or cannot be read is among what failed, and the others are cut. Raises
-    VactkError, before anything is written, where a clip is there already, and when `folder` cannot be written.
+    Missing and unreadable videos are skipped, with an error for each. Raises VactkError before anything is
+    written if a clip exists, and if `folder` cannot be written.
     """
     paths = [folder / name for name in clip_names(hits)]
     taken = [path for path in paths if path.exists()]
@@ -57,7 +57,7 @@ def cut_clips(
 
 
 def clip_names(hits: Sequence[Hit]) -> list[str]:
-    """File names of the hits' clips, no two the same, also where upper and lower case are."""
+    """Return distinct file names for the hits' clips, also on file systems that ignore case."""
     names: list[str] = []
     taken: set[str] = set()
     for hit in hits:
@@ -71,30 +71,30 @@ def clip_names(hits: Sequence[Hit]) -> list[str]:
 
 
 def query_folder(folder: Path, number: int, query: str) -> Path:
-    """Where the clips of one query among several go, such as `02_a_red_star`; `number` counts from 1."""
+    """Return the subfolder for the clips of one of several queries, such as `02_a_red_star`."""
     return folder / f"{number:02d}_{safe_name(query)}"
 
 
 def safe_name(text: str) -> str:
-    """`text` as a part of a file name that every file system takes: letters, digits, `-`, `.` and `_`."""
+    """Return `text` reduced to letters, digits, `-`, `.` and `_`, which every file system allows in names."""
     words = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", text))
     short = words.encode("utf-8", "ignore")[:LONGEST_STEM].decode("utf-8", "ignore")
     return short.strip("._") or "video"
 
 
 def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: int | None = None) -> None:
-    """[start_s, end_s) of a video as H.264 and AAC in MP4, encoded again so that it starts and ends exactly there.
+    """Write [start_s, end_s) of a video as H.264 and AAC in MP4, re-encoded so that it starts and ends exactly.
 
-    Every frame keeps its time. The picture is upright, its longer side at most `max_side` pixels. Raises
-    VideoError where there is nothing to cut, VactkError where `output` is there or cannot be written.
+    Every frame keeps its time. The image is upright, its longer side at most `max_side` pixels. Raises VideoError
+    if there is nothing to cut, VactkError if `output` exists or cannot be written.
     """
     if output.exists():
-        raise VactkError(f"'{output}' exists; choose another place, or delete it first")
+        raise VactkError(f"'{output}' exists; choose another path, or delete it first")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is cut
+        warnings.simplefilter("ignore", VideoWarning)  # a truncated video is cut as far as it goes
         with open_video(video) as source:
             frames = _frames(source, start_s, min(end_s, source.duration_s), max_side)
-            first = next(frames)  # before a file is made: it raises where there is nothing
+            first = next(frames)  # before a file is created: it raises if there is nothing
             with (
                 atomic_path(output, "--cut") as temporary,
                 create_container(temporary, FASTSTART) as container,
@@ -103,7 +103,7 @@ def cut(video: Path, start_s: float, end_s: float, output: Path, *, max_side: in
 
 
 def _cut_hit(hit: Hit, output: Path) -> None:
-    """In a process that can be ended: VideoError where it takes too long, and nothing is left."""
+    """Cut in a child process. Raises VideoError, and leaves no file, if it takes too long."""
     work = partial(cut, start_s=hit.start_s, end_s=hit.end_s, output=output)
     try:
         read_isolated(work, hit.video, timeout_s=TIMEOUT_S + SLOWEST * max(0.0, hit.end_s - hit.start_s))
@@ -112,16 +112,16 @@ def _cut_hit(hit: Hit, output: Path) -> None:
         raise
 
 
-Frame = tuple[float, float, np.ndarray]  # shown from, until (seconds of the clip), uint8 (H, W, 3)
+Frame = tuple[float, float, np.ndarray]  # start, end (seconds of the clip), uint8 (H, W, 3)
 
 
 def _frames(source: Video, start_s: float, end_s: float, max_side: int | None) -> Iterator[Frame]:
-    """Every picture that is on screen in [start_s, end_s), the one already there at the start included."""
+    """Yield every frame displayed in [start_s, end_s), including the one displayed at the start."""
     times_s = source.times_s.numpy()
     on_screen = max(0, int(np.searchsorted(times_s, start_s + ROUNDING_S, side="right")) - 1)
     since_s = float(times_s[on_screen]) if start_s < source.duration_s else start_s
-    shown = source.stream(start_s=since_s, end_s=end_s, short_side=_short_side(source, max_side))
-    for (time_s, picture), following in _with_next(shown):
+    pictures = source.stream(start_s=since_s, end_s=end_s, short_side=_short_side(source, max_side))
+    for (time_s, picture), following in _with_next(pictures):
         until_s = end_s if following is None else following[0]
         if until_s > start_s:
             rgb = picture.permute(1, 2, 0).numpy()  # (H, W, 3)
@@ -136,7 +136,7 @@ def _short_side(source: Video, max_side: int | None) -> int | None:
 
 
 def _with_next(items: Iterator[T]) -> Iterator[tuple[T, T | None]]:
-    """Each item with the one after it, the last with None."""
+    """Yield each item with the one after it, the last with None."""
     item = next(items, None)
     while item is not None:
         following = next(items, None)
@@ -156,16 +156,16 @@ def _write(
         keyframe_every=KEYFRAME_EVERY,
         pixel_aspect=source.pixel_aspect,
     )
-    sound = _Sound(container, audio_frames(Path(source.path), start_s, min(end_s, source.duration_s)))
+    audio = _AudioTrack(container, audio_frames(Path(source.path), start_s, min(end_s, source.duration_s)))
     for time_s, until_s, rgb in itertools.chain([first], frames):
-        sound.write_until(time_s)
+        audio.write_until(time_s)
         stream.add(rgb, time_s, until_s)
     stream.close()
-    sound.write_until(None)
+    audio.write_until(None)
 
 
-class _Sound:
-    """The sound of a clip, written along with its pictures; none where the video has none."""
+class _AudioTrack:
+    """The audio of a clip, written along with its frames; empty if the video has none."""
 
     def __init__(self, container: OutputContainer, frames: Iterator[av.AudioFrame]) -> None:
         self._container, self._frames = container, frames
@@ -174,7 +174,7 @@ class _Sound:
             self._stream = container.add_stream("aac", rate=RATE, layout=self._next.layout.name)
 
     def write_until(self, time_s: float | None) -> None:
-        """What comes before a time; None: all that is left."""
+        """Write the samples up to a time; None: all that are left."""
         if self._next is None:
             return
         while self._next is not None and (time_s is None or (self._next.time or 0.0) <= time_s):

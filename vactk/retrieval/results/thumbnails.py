@@ -1,4 +1,4 @@
-"""Frames of hits as still pictures, as a player shows them."""
+"""Read frames of hits as images, as a player displays them."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from vactk.video.reader import ROUNDING_S, Video, open_video
 def hit_stills(
     hit: Hit, count: int, height: int, *, timeout_s: float = TIMEOUT_S
 ) -> tuple[list[Image.Image], list[float]]:
-    """`count` frames in the middle of equal parts of a hit, and their times in seconds.
+    """Return the frames in the middle of `count` equal segments of a hit, and their times in seconds.
 
-    Raises VideoError where the video cannot be read, or not in time.
+    Raises VideoError if the video cannot be read, or not in time.
     """
-    part_s = (hit.end_s - hit.start_s) / count
-    times_s = [hit.start_s + (i + 0.5) * part_s for i in range(count)]
+    segment_s = (hit.end_s - hit.start_s) / count
+    times_s = [hit.start_s + (i + 0.5) * segment_s for i in range(count)]
     return read_isolated(partial(stills, times_s=times_s, height=height), hit.video, timeout_s=timeout_s)
 
 
 def stills(video: Path, times_s: Sequence[float], height: int) -> tuple[list[Image.Image], list[float]]:
-    """The pictures on screen at these times, about `height` pixels high at most, and since when each is shown.
+    """Return the frames displayed at `times_s`, at most about `height` pixels high, and their own times.
 
-    Times outside of the video stand for its ends. Raises VideoError where it cannot be read.
+    Times outside the video are clamped. Raises VideoError if it cannot be read.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VideoWarning)  # of a video cut short, what is there is shown
+        warnings.simplefilter("ignore", VideoWarning)  # a truncated video is read as far as it goes
         with open_video(video) as source:
-            shown_s = source.times_s.numpy()
-            on_screen = np.searchsorted(shown_s, np.asarray(times_s) + ROUNDING_S, side="right") - 1
+            frame_times_s = source.times_s.numpy()
+            on_screen = np.searchsorted(frame_times_s, np.asarray(times_s) + ROUNDING_S, side="right") - 1
             frames = np.maximum(on_screen, 0)
             short_side = min(source.height, source.width, height)
             pictures = source.read(frames.tolist(), short_side).permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
             images = [_square_pixels(Image.fromarray(picture), source) for picture in pictures]
-    return images, shown_s[frames].tolist()
+    return images, frame_times_s[frames].tolist()
 
 
 def _square_pixels(image: Image.Image, source: Video) -> Image.Image:

@@ -6,7 +6,6 @@ further arguments that keep them small (SMALL). A block ```bash no-run: REASON i
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import re
@@ -192,8 +191,6 @@ def test_a_documents_commands_run_in_order(sandbox, document):
     if "--output runs/first" in document.read_text(encoding="utf-8"):
         shutil.rmtree(sandbox / "runs")  # it makes its own
     for block in blocks(document):
-        if block.language == "python" and not block.reason:
-            exec(compile(ast.parse(block.text), str(document), "exec"), {"__name__": "__main__"})
         for words in block.commands() if block.language == "bash" and not block.reason else ():
             arguments = vactk_arguments(words)
             if arguments is not None:
@@ -219,10 +216,11 @@ def test_commands_that_are_not_run_are_at_least_understood(document):
 def setting_names(kind: Any, prefix: str = "") -> set[str]:
     """The dotted names of all settings in a configuration class, whichever entry of a table is chosen."""
     found = {prefix.rstrip(".")}
-    for each in (kind, *typing.get_args(kind)):
-        if dataclasses.is_dataclass(each):
-            for name, hint in typing.get_type_hints(each).items():
-                found |= setting_names(hint, f"{prefix}{name}.")
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            for each in field.metadata.get("choices", {"": hints[field.name]}).values():
+                found |= setting_names(each, f"{prefix}{field.name}.")
     return found
 
 

@@ -6,7 +6,6 @@ choice among several dataclasses: its `name` picks the class, its other settings
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import reprlib
@@ -113,20 +112,6 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
-
-
-def with_new_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that an earlier version stored, each under the name that it has now."""
-    updated = copy.deepcopy(dict(values))
-    for old, new in RENAMED_SETTINGS.items():
-        *groups, key = old.split(".")
-        group: Any = updated
-        for name in groups:
-            group = group.get(name) if isinstance(group, dict) else None
-        if isinstance(group, dict) and key in group:
-            value = group.pop(key)
-            updated = merge(updated, _at(new, value))
-    return updated
 
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
-from vactk.config import RENAMED_SETTINGS, build, merge, parse_overrides, with_new_names
+from vactk.config import RENAMED_SETTINGS, build, merge, parse_overrides
 from vactk.data.batch_sampler import num_steps
 from vactk.data.config import UniformSampling
 from vactk.data.datasets import find_dataset
@@ -148,13 +146,3 @@ def test_weights_of_losses_that_make_no_sense_are_refused(quick_recipe):
 def test_a_setting_under_its_former_name_is_refused_with_the_new_one(old, new):
     with pytest.raises(VactkError, match=rf"^setting '{old}' is now called '{new}'$"):
         build(Recipe, merge(read_recipe("m2clip-shapes"), parse_overrides([f"{old}=0"])))
-
-
-def test_settings_that_an_earlier_version_stored_get_their_new_names():
-    stored = {"optim": {"first": 0.5, "lr": 1e-4, "decayed": "all_but_biases"}, "templates": "object"}
-    before = copy.deepcopy(stored)
-    recipe = build(Recipe, with_new_names(stored))
-    assert stored == before
-    assert (recipe.optim.warmup_start_factor, recipe.optim.lr) == (0.5, 1e-4)
-    assert (recipe.optim.weight_decay_on, recipe.templates) == ("all_but_biases", "object")
-    assert with_new_names({"optim": "adamw"}) == {"optim": "adamw"}

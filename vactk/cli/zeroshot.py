@@ -254,8 +254,9 @@ def _print_predictions(result: dict[str, Any]) -> None:
         rows.append(
             [prediction["video"], *(f"{item['label']} {100 * item['probability']:.1f}%" for item in best)]
         )
-    ranks = [f"{number}." for number in range(1, 1 + max((len(row) - 1 for row in rows), default=0))]
-    print_table("Predicted labels", ("video", *ranks), rows)
+    if rows:
+        ranks = [f"{number}." for number in range(1, max(map(len, rows)))]
+        print_table("Predicted labels", ("video", *ranks), rows)
     print_unreadable(result)
     _print_notes(result)
 

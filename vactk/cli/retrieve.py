@@ -226,6 +226,7 @@ def _check(given: SimpleNamespace) -> None:
         "--dual-softmax requires --evaluate": given.dual_softmax and not given.evaluate,
         "--evaluate uses no index: remove --index, --add, --query, --like and --serve": given.evaluate
         and (given.index or given.add or given.searches or given.serve),
+        "--evaluate embeds whole videos: remove --window": given.evaluate and given.window,
         "a protocol defines its dataset and splits: remove --dataset and --split": given.protocol
         and (given.dataset or given.split),
         "--add requires --index FOLDER": given.add and not given.index,

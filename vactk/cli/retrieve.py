@@ -15,9 +15,9 @@ from vactk.cli.display import (
     Display,
     describe_conditions,
     is_main_process,
-    percent,
     print_json,
     print_line,
+    print_recalls,
     print_table,
     print_unreadable,
 )
@@ -340,21 +340,12 @@ def _print_index(result: dict[str, Any]) -> None:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    rows = [
-        [
-            name,
-            *(percent(result[key][f"R@{k}"]) for k in (1, 5, 10)),
-            _rank(result[key]["MdR"]),
-            _rank(result[key]["MnR"]),
-        ]
-        for name, key in (("text to video", "t2v"), ("video to text", "v2t"))
-    ]
     dual = ", dual softmax over all test queries" if result["dual_softmax"] else ""
     title = (
         f"{result['protocol']}: {result['num_videos']:,} videos, {result['num_texts']:,} texts, "
         f"by {result['model']}{dual}\n{describe_conditions(result)}"
     )
-    print_table(title, ("", "R@1", "R@5", "R@10", "median rank", "mean rank"), rows)
+    print_recalls(title, result)
     for note in result["notes"]:
         print_line(f"note: {note}")
     if result["texts_cut"]:
@@ -370,7 +361,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def _rank(value: float) -> str:
-    return f"{value:.1f}"

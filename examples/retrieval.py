@@ -24,11 +24,11 @@ from vactk.config import build, merge, parse_overrides
 from vactk.data.config import DataConfig
 from vactk.data.shapes import load_shapes
 from vactk.distributed import make_accelerator
+from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.retrieval import RetrievalResult, evaluate_retrieval
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, VideoModel
 from vactk.recipes import read_recipe
-from vactk.retrieval.evaluate import RetrievalResult, evaluate_retrieval
-from vactk.retrieval.index.update import EmbeddingConfig
 from vactk.train.recipe import Recipe
 from vactk.train.run import train
 
@@ -85,9 +85,8 @@ def half_way(folder: Path) -> VideoModel:
 
 def measured(model: VideoModel) -> RetrievalResult:
     """Evaluate retrieval on the benchmark's retrieval split."""
-    reading = EmbeddingConfig(data=DataConfig(num_frames=8))
-    accelerator = make_accelerator("cpu", "fp32")
-    return evaluate_retrieval(model, load_shapes("retrieval"), reading, accelerator, batch_size=32)
+    config = EvalConfig(data=DataConfig(num_frames=8))
+    return evaluate_retrieval(model, load_shapes("retrieval"), config, make_accelerator("cpu", "fp32"))
 
 
 def columns(results: list[RetrievalResult]) -> list[str]:

@@ -145,6 +145,8 @@ def make_videos(folder: Path) -> None:
         write_video(folder / name, num_frames=12 + number)
     rows = [f"{name},{Path(name).parts[1]}" for name in names]
     (folder / "my_list.csv").write_text("\n".join(["path,label", *rows]))
+    captions = [f"{name},a video of {Path(name).parts[1]},{n}" for n, name in enumerate(names)]
+    (folder / "my_captions.csv").write_text("\n".join(["path,caption,number", *captions]))
     (folder / "queries.txt").write_text("a sunset\na dog\n")
     lines = [f'{{"video": "{name}", "descriptions": ["Video {n}."]}}' for n, name in enumerate(names)]
     (folder / "descriptions.jsonl").write_text("\n".join(lines))

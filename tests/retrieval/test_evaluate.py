@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from tests.retrieval.conftest import reading
 from vactk.data.records import Record, VideoSet
 from vactk.errors import VactkError
+from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.retrieval import evaluate_retrieval
 from vactk.evaluate.retrieval_metrics import dual_softmax, retrieval_metrics
-from vactk.retrieval.evaluate import evaluate_retrieval
 from vactk.retrieval.index.sources import read_source
 from vactk.retrieval.index.update import embed_videos
 
@@ -25,7 +26,8 @@ def videos(folder):
 
 
 def measured(model, videos, accelerator, **options):
-    return evaluate_retrieval(model, videos, reading(), accelerator, batch_size=4, **options)
+    config = EvalConfig(data=reading().data, batch_size=4)
+    return evaluate_retrieval(model, videos, config, accelerator, **options)
 
 
 @pytest.mark.parametrize("dual", [False, True])
@@ -55,7 +57,7 @@ def test_videos_that_cannot_be_read_rank_last_or_are_left_out(model, videos, acc
     worse = dataclasses.replace(videos, records=videos.records + more, missing=frozenset({7}))
     wrong = measured(model, worse, accelerator)
     assert (wrong.num_videos, wrong.num_texts, wrong.missing) == (8, 15, 1)
-    assert list(wrong.failed) == [str(broken)]
+    assert [failure.video for failure in wrong.failed] == [str(broken)]
     skipped = measured(model, worse, accelerator, unreadable="skip")
     assert (skipped.num_videos, skipped.num_texts) == (6, 12)
     alone = measured(model, videos, accelerator)

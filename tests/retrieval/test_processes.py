@@ -8,7 +8,8 @@ from tests.retrieval.conftest import reading
 from tests.retrieval.index.test_update import Made
 from vactk.data.records import Record, VideoSet
 from vactk.distributed import make_accelerator
-from vactk.retrieval.evaluate import evaluate_retrieval
+from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.retrieval import evaluate_retrieval
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -42,7 +43,8 @@ def test_retrieval_measured_by_several_processes_is_that_of_one(model, accelerat
     videos = VideoSet(name="mine", split="all", classes=(), words=(), records=records)
 
     def measure(accelerator):
-        return evaluate_retrieval(model, videos, reading(), accelerator, batch_size=2).to_json()
+        config = EvalConfig(data=reading().data, batch_size=2)
+        return evaluate_retrieval(model, videos, config, accelerator).to_json()
 
     many = run_processes(3, lambda rank: measure(make_accelerator("cpu", "fp32")))
     assert many == [measure(accelerator)] * 3

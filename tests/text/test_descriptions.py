@@ -117,7 +117,7 @@ def test_a_video_is_found_without_its_suffix():
 
 
 def test_descriptions_that_are_all_the_same_are_refused():
-    with pytest.raises(VactkError, match="all 2 described videos have the same description, 'a video'"):
+    with pytest.raises(VactkError, match="all 2 videos with a description have the same one, 'a video'"):
         match_descriptions({"run/a.mp4": ("a video", "a video"), "b.mp4": ("a video",)}, VIDEOS)
     assert match_descriptions({"run/a.mp4": ("a video", "x"), "b.mp4": ("a video",)}, VIDEOS).texts[1] == ()
 

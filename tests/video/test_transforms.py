@@ -141,3 +141,13 @@ def test_jitter_below_the_models_size_is_refused():
         VactkError, match=r"setting 'short_side' is .*, must be at least the model's size, 336"
     ):
         train_transform(TransformConfig(crop="jitter"), 336, MEAN, STD)
+
+
+@pytest.mark.parametrize("scaling", ["clip", "openvclip", "m2clip"])
+@pytest.mark.parametrize("size", [(40, 71), (71, 40), (32, 32)])
+def test_the_centre_crop_of_training_is_that_of_evaluation(scaling, size):
+    frames = torch.randint(0, 256, (3, 3, *size), dtype=torch.uint8)
+    config = TransformConfig(crop="centre", scaling=scaling, flip=0.0)
+    image = (32, (0.5,) * 3, (0.5,) * 3)
+    trained, evaluated = train_transform(config, *image)(frames), eval_transform(config, *image)(frames)
+    torch.testing.assert_close(trained, evaluated[0], rtol=0, atol=0)

@@ -121,6 +121,19 @@ def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]
     Console(quiet=not is_main_process()).print(table)
 
 
+def print_recalls(title: str, result: Mapping[str, Any]) -> None:
+    """Print recalls and ranks of both directions, from the JSON result of a retrieval evaluation."""
+    rows = [
+        [
+            name,
+            *(percent(found[f"R@{k}"]) for k in (1, 5, 10)),
+            *(f"{found[key]:.1f}" for key in ("MdR", "MnR")),
+        ]
+        for name, found in (("text to video", result["t2v"]), ("video to text", result["v2t"]))
+    ]
+    print_table(title, ("", "R@1", "R@5", "R@10", "median rank", "mean rank"), rows)
+
+
 def print_line(text: str) -> None:
     """Print a line on stdout."""
     Console(soft_wrap=True, highlight=False, quiet=not is_main_process()).print(text, markup=False)

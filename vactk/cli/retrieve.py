@@ -15,9 +15,9 @@ from vactk.cli.display import (
     Display,
     describe_conditions,
     is_main_process,
-    percent,
     print_json,
     print_line,
+    print_recalls,
     print_table,
     print_unreadable,
 )
@@ -226,6 +226,7 @@ def _check(given: SimpleNamespace) -> None:
         "--dual-softmax requires --evaluate": given.dual_softmax and not given.evaluate,
         "--evaluate uses no index: remove --index, --add, --query, --like and --serve": given.evaluate
         and (given.index or given.add or given.searches or given.serve),
+        "--evaluate embeds whole videos: remove --window": given.evaluate and given.window,
         "a protocol defines its dataset and splits: remove --dataset and --split": given.protocol
         and (given.dataset or given.split),
         "--add requires --index FOLDER": given.add and not given.index,
@@ -339,21 +340,12 @@ def _print_index(result: dict[str, Any]) -> None:
 
 
 def _print_evaluation(result: dict[str, Any]) -> None:
-    rows = [
-        [
-            name,
-            *(percent(result[key][f"R@{k}"]) for k in (1, 5, 10)),
-            _rank(result[key]["MdR"]),
-            _rank(result[key]["MnR"]),
-        ]
-        for name, key in (("text to video", "t2v"), ("video to text", "v2t"))
-    ]
     dual = ", dual softmax over all test queries" if result["dual_softmax"] else ""
     title = (
         f"{result['protocol']}: {result['num_videos']:,} videos, {result['num_texts']:,} texts, "
         f"by {result['model']}{dual}\n{describe_conditions(result)}"
     )
-    print_table(title, ("", "R@1", "R@5", "R@10", "median rank", "mean rank"), rows)
+    print_recalls(title, result)
     for note in result["notes"]:
         print_line(f"note: {note}")
     if result["texts_cut"]:
@@ -369,7 +361,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
-
-
-def _rank(value: float) -> str:
-    return f"{value:.1f}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vactk.cli import options
-from vactk.cli.display import Display, percent, print_json, print_line, print_table
+from vactk.cli.display import Display, percent, print_json, print_line, print_recalls, print_table
 from vactk.cli.processes import run_on
 from vactk.config import build, merge, parse_overrides, to_dict
 from vactk.errors import VactkError
@@ -94,11 +94,12 @@ def training_command(family: str, description: str) -> Callable[..., None]:
 
 train = training_command(
     "recipe",
-    """Adapt a frozen CLIP to labelled videos with temporal adapters and a class head.
+    """Adapt a frozen CLIP with temporal adapters to labelled videos, or to videos with captions.
 
-    Ends with the accuracy on the dataset's test splits. For example:
+    Ends with the accuracy on the dataset's test splits, or with retrieval on them. For example:
 
         vactk train --dataset shapes --output runs/first
+        vactk train --dataset msrvtt --output runs/captions
     """,
 )
 
@@ -140,8 +141,11 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
     full = build(Recipe, merge(merge(values, chosen), overrides))
     if not full.dataset:
         raise VactkError(f"recipe '{recipe}' names no dataset: pass --dataset NAME")
-    if not find_dataset(full.dataset).labelled:
-        raise VactkError(f"dataset '{full.dataset}' has no classes to train on: every video needs a label")
+    if full.task.needs_classes and not find_dataset(full.dataset).labelled:
+        raise VactkError(
+            f"dataset '{full.dataset}' has no classes to train on: every video needs a label; to train on "
+            "captions, use a recipe such as --recipe adapters-msrvtt"
+        )
     return full
 
 
@@ -151,14 +155,31 @@ def _short_name(dataset: str) -> str:
     return path.resolve().stem if path.exists() else dataset.replace("/", "-")
 
 
+def _uses(result: TrainResult) -> str:
+    """Say which videos were used for what."""
+    trained, held_out = result.videos["trained"], result.videos["held_out"]
+    tested = ", ".join(videos["split"] for videos in result.videos["tested"]) or "nothing"
+    held = f"; {held_out['num_videos']:,} held out of them" if held_out else ""
+    return (
+        f"trained on {trained['num_videos']:,} videos of {trained['split']}{held}; weights of step "
+        f"{result.chosen['step']}, chosen by {result.chosen['by']}; tested on {tested}"
+    )
+
+
 def _print(result: TrainResult) -> None:
+    by_captions = [metrics for metrics in result.metrics.values() if "t2v" in metrics]
+    for metrics in by_captions:
+        title = f"{metrics['protocol']}: {metrics['num_videos']:,} videos, {metrics['num_texts']:,} texts"
+        print_recalls(title, metrics)
     rows = []
-    for metrics in result.metrics.values():
+    for metrics in result.metrics.values() if not by_captions else ():
         split = [metrics["protocol"], str(metrics["num_videos"]), str(metrics["num_classes"])]
         for by, accuracy in {"similarity": metrics, **metrics}.items():
             if isinstance(accuracy, dict):
                 rows.append([*split, by, percent(accuracy["top1"]), percent(accuracy["top5"])])
-    print_table("Accuracy, %", ("split", "videos", "classes", "by", "top-1", "top-5"), rows)
+    if not by_captions:
+        print_table("Accuracy, %", ("split", "videos", "classes", "by", "top-1", "top-5"), rows)
+    print_line(_uses(result))
     print_line(
         f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of the time waiting for data"
     )

@@ -1,4 +1,4 @@
-"""Reproducible subsets of a dataset: random halves, base and novel classes, few-shot samples."""
+"""Reproducible subsets of a dataset: random halves, base and novel classes, few-shot samples, held-out videos."""
 
 from __future__ import annotations
 
@@ -61,6 +61,17 @@ def with_classes(videos: VideoSet, chosen: Collection[int]) -> VideoSet:
         records=records,
         missing=frozenset(new for new, old in enumerate(kept) if old in videos.missing),
     )
+
+
+def hold_out(videos: VideoSet, share: float, seed: int) -> tuple[VideoSet, VideoSet]:
+    """Return the videos but a share of them, sampled with `seed`, and that share: at least one video."""
+    count = max(1, round(share * len(videos.records)))
+    order = torch.randperm(len(videos.records), generator=torch.Generator().manual_seed(seed)).tolist()
+    rest, held = (
+        dataclasses.replace(videos, records=tuple(videos.records[index] for index in sorted(chosen)))
+        for chosen in (order[count:], order[:count])
+    )
+    return rest, dataclasses.replace(held, split=f"{videos.split}, held out")
 
 
 def sample_shots(videos: VideoSet, shots: int, seed: int) -> VideoSet:

@@ -63,6 +63,7 @@ def find_dataset(name: str) -> Dataset:
 
 def _user_dataset(path: Path) -> Dataset:
     data = open_custom_dataset(path)
+    labelled = bool(data.annotations.classes)
 
     def load(split: str, *, root: Path | None = None, progress: Progress | None = None) -> VideoSet:
         pick(dict.fromkeys(data.names()), split, f"split of {path}")
@@ -72,9 +73,10 @@ def _user_dataset(path: Path) -> Dataset:
         load=load,
         train_split=data.train,
         eval_splits=(data.test,) if data.test else (),
-        recipe="m2clip-hmdb51",
+        recipe="m2clip-hmdb51" if labelled else "adapters-msrvtt",
         test_split=data.test if data.test in data.splits else "all",
-        labelled=bool(data.annotations.classes),
+        labelled=labelled,
+        finetune_recipe="openvclip-k400" if labelled else "clip4clip-msrvtt",
     )
 
 

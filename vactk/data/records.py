@@ -68,6 +68,11 @@ class VideoSet:
         )
         return dataclasses.replace(self, records=records, missing=frozenset())
 
+    def without_labels(self) -> VideoSet:
+        """Return the same videos without classes."""
+        records = tuple(dataclasses.replace(record, label=None) for record in self.records)
+        return dataclasses.replace(self, classes=(), words=(), records=records)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ListingReport:

@@ -78,6 +78,12 @@ def protocols() -> dict[str, Protocol]:
     return found
 
 
+def retrieval_protocol(dataset: str, split: str) -> str:
+    """Return the name of the retrieval protocol that is this one split, or "dataset/split" where there is none."""
+    own = (p for p in protocols().values() if p.dataset == dataset and p.task == "retrieval")
+    return next((p.name for p in own if p.splits == (split,)), f"{dataset}/{split}")
+
+
 def find_protocol(name: str) -> Protocol:
     """Return a protocol by name, ignoring case. Raises VactkError with the nearest match."""
     return pick(protocols(), name.lower(), "protocol")

@@ -54,9 +54,10 @@ class Backbone:
     config: BackboneConfig  # every choice resolved: what `load_backbone` needs to make an equal one
     architecture: Mapping[str, Any] = field(default_factory=dict)  # open_clip's model configuration
 
-    def shorten(self, texts: Iterable[str]) -> list[str]:
-        """Texts cut at the end of a sentence, or of a word, to what the text tower reads of them."""
-        limit = self.tokenize.context_length - 2  # start and end
+    def shorten(self, texts: Iterable[str], num_tokens: int = 0) -> list[str]:
+        """Texts cut at the end of a sentence, or of a word, to what the text tower reads, or to fewer tokens."""
+        context = self.tokenize.context_length
+        limit = min(num_tokens or context, context) - 2  # start and end
         # a Hugging Face tokenizer is wrapped
         encode = getattr(self.tokenize, "encode", None) or self.tokenize.tokenizer.tokenize
         return [shorten(text, lambda words: len(encode(words)), limit) for text in texts]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vactk.config import build, merge, to_dict
 from vactk.data.benchmarks import ALIASES
-from vactk.data.config import DataConfig
 from vactk.data.datasets import DATASETS
 from vactk.data.records import VideoSet
 from vactk.distributed import Accelerator
@@ -18,13 +17,13 @@ from vactk.errors import VactkError
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol import find_protocol
 from vactk.evaluate.protocol_splits import load_protocol_data
+from vactk.evaluate.retrieval import evaluate_retrieval, retrieval_data
 from vactk.evaluate.setup import load_for_evaluation, prepare_model
 from vactk.evaluate.zero_shot import Unreadable
 from vactk.files.paths import cache_folder
 from vactk.models.video_model import VideoModel
 from vactk.progress import Reporter
 from vactk.recipes import read_recipe
-from vactk.retrieval.evaluate import evaluate_retrieval
 from vactk.retrieval.hits import Hit, SearchFilter
 from vactk.retrieval.index.embedding import model_fingerprint
 from vactk.retrieval.index.sources import VideoSource, load_videos, of_videos, read_source
@@ -304,14 +303,13 @@ def evaluate(
     for note in notes:
         reporter.message(f"{protocol}: {note}")
     model, config = _load_model(options, name, reporter)
-    embedding = _embedding_config(options, config, None)
+    config = replace(config, data=retrieval_data(config.data, views=options.views))
     result = evaluate_retrieval(
         model,
         videos,
-        embedding,
+        config,
         prepare_model(model, config),
         name=protocol.lower() if protocol else "",
-        batch_size=config.batch_size,
         dual=dual,
         unreadable=unreadable,
         max_failed=max_failed,
@@ -320,9 +318,9 @@ def evaluate(
     conditions = {
         "title": title,
         "notes": notes,
-        "frames": embedding.data.num_frames,
-        "views": embedding.data.views,
-        "crops": embedding.data.transform.eval_crops,
+        "frames": config.data.num_frames,
+        "views": config.data.views,
+        "crops": config.data.transform.eval_crops,
         "templates": "none",
         "model": str(options.checkpoint or model.config.backbone.name),
     }
@@ -350,7 +348,7 @@ def _open_store(options: RetrieveOptions, name: str) -> Store:
 def _load_model(options: RetrieveOptions, dataset: str, reporter: Reporter) -> tuple[VideoModel, EvalConfig]:
     """Load the model of the options, with the defaults of `dataset` if it is a known one."""
     known = DATASETS.get(ALIASES.get(dataset.lower(), dataset))
-    defaults = read_recipe(known.recipe) if known is not None and known.recipe else {}
+    defaults = read_recipe(known.recipe) if known is not None and known.labelled else {}
     return load_for_evaluation(options.checkpoint, options.overrides, defaults, reporter.message)
 
 
@@ -361,5 +359,4 @@ def _embedding_config(
     data, machine = config.data, machine_settings(config.data)
     if of_index is not None and not options.names_embedding:
         return build(EmbeddingConfig, merge(of_index, {"data": machine}))
-    frames = DataConfig(num_frames=data.num_frames, views=options.views, **machine)
-    return EmbeddingConfig(data=frames, windows=options.windows)
+    return EmbeddingConfig(data=retrieval_data(data, views=options.views), windows=options.windows)

@@ -51,17 +51,17 @@ def match_descriptions(
         raise VactkError(
             f"none of the {len(descriptions)} described videos is among the {len(videos)} videos to train on"
         )
-    _refuse_all_the_same(texts)
+    refuse_all_the_same(texts, "description")
     return MatchedDescriptions(tuple(texts), missing, extra)
 
 
-def _refuse_all_the_same(texts: Sequence[tuple[str, ...]]) -> None:
-    """Raise VactkError if several videos all have the same single text."""
+def refuse_all_the_same(texts: Sequence[tuple[str, ...]], kind: str) -> None:
+    """Raise VactkError if several videos all have the same single text, of a `kind` such as "caption"."""
     described = [own for own in texts if own]
     different = {text for own in described for text in own}
     if len(described) > 1 and len(different) == 1:
         raise VactkError(
-            f"all {len(described)} described videos have the same description, '{different.pop():.60}': "
+            f"all {len(described)} videos with a {kind} have the same one, '{different.pop():.60}': "
             "it distinguishes none of them"
         )
 

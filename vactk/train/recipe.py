@@ -15,6 +15,8 @@ from vactk.train.optim import OptimConfig
 from vactk.train.task import TaskConfig
 from vactk.train.weight_averaging import AverageConfig
 
+MAX_HELD_OUT = 0.9
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -25,6 +27,8 @@ class RunConfig:
     accumulate: int = 1  # micro-batches per batch, one after another, to save memory
     eval_batch_size: int = 32  # videos per process
     eval_every: float = 0.0  # epochs between evaluations; 0: only at the end
+    # weights to end with: "last", or "best" of those evaluated during training and the last, by held-out videos
+    keep: Literal["last", "best"] = "last"
     save_every: float = 1.0  # epochs between saved states, from which --resume continues
     log_every: int = 1  # steps between lines of metrics.jsonl
     seed: int = 0
@@ -57,6 +61,7 @@ class Recipe:
     dataset: str = ""  # name of a dataset, or the path of one's own
     data_root: str = ""  # folder of the dataset's files; empty: its default location
     shots: int = 0  # training videos per class, sampled with run.seed; 0: all
+    held_out: float = 0.0  # share of the training videos kept for evaluations during training, by run.seed
     start: str = ""  # a checkpoint to start from; empty: CLIP as it is
     descriptions: str = ""  # file with descriptions of the training videos: JSON lines, CSV or .pt
     templates: str = "video"  # prompts around class names: a named set, or a sentence with {} for the class
@@ -72,6 +77,21 @@ class Recipe:
         choose_templates(self.templates)
         if self.shots < 0:
             raise VactkError(f"shots must be at least 0, got {self.shots}")
+        if not 0 <= self.held_out <= MAX_HELD_OUT:
+            raise VactkError(f"held_out must be a share from 0 to {MAX_HELD_OUT}, got {self.held_out}")
+        if self.run.keep == "best" and not self.held_out:
+            raise VactkError(
+                "run.keep=best chooses by held-out training videos: set held_out, such as to 0.05"
+            )
+        if self.task.needs_classes:
+            return
+        if self.shots:
+            raise VactkError(f"shots are counted per class, and captions have none: shots={self.shots}")
+        if self.run.eval_every and not self.held_out:
+            raise VactkError(
+                "captions are evaluated during training on held-out videos, never on the test set: set held_out, "
+                "such as to 0.05, or run.eval_every=0"
+            )
 
     @property
     def evaluation(self) -> EvalConfig:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass
+import math
+import shutil
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,24 @@ from vactk.checkpoints.checkpoint import save_model
 from vactk.data.records import VideoSet
 from vactk.distributed import broadcast_object, on_any_process, process_state
 from vactk.errors import RestartError, VactkError
+from vactk.evaluate.protocol import retrieval_protocol
 from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.retrieval import evaluate_retrieval, retrieval_data
 from vactk.evaluate.zero_shot import evaluate_protocol
-from vactk.files.atomic import write_text
+from vactk.files.atomic import atomic_path, write_text
 from vactk.interrupt import Stopped, at_once, interruptible
-from vactk.progress import Reporter
+from vactk.models.video_model import VideoModel
+from vactk.progress import Progress, Reporter
 from vactk.train.fsdp import unshard_model
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
-from vactk.train.setup import build_trainer, load_splits
+from vactk.train.run_videos import RunVideos, load_run_videos
+from vactk.train.setup import build_trainer
 from vactk.train.stability import Monitor, MoreMicroBatchesError, SkippedStep, deterministic
 from vactk.train.trainer import Trainer
+from vactk.weights.safetensors_file import load_exactly, read_tensors
 
+BEST = "best.safetensors"  # the weights that held-out videos chose so far
 LAST = "last.safetensors"  # the weights of the last step, where model.safetensors has averaged ones
 
 
@@ -37,9 +45,14 @@ class TrainResult:
     epochs: float
     videos_per_s: float
     data_wait: float  # share of the training time spent waiting for videos
-    metrics: dict[str, Any]  # split -> {"top1", "top5", "class_head": {...}, "ensemble": {...}}, percentages
+    # split -> {"top1", "top5", "class_head": {...}, "ensemble": {...}} or {"t2v": {...}, "v2t": {...}}, percentages
+    metrics: dict[str, Any]
     failed: list[str]  # training videos that could not be read
     skipped: int = 0  # steps without an update, because loss or gradient was not finite
+    videos: dict[str, Any] = field(default_factory=dict)  # what is trained on, held out and tested
+    chosen: dict[str, Any] = field(
+        default_factory=dict
+    )  # "step" of the weights, and "by" what they were chosen
 
 
 class Interrupted(KeyboardInterrupt):
@@ -61,18 +74,18 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         if finished is not None:
             reporter.message(f"the run in '{output}' is finished")
             return TrainResult(**finished)
-        videos, splits = load_splits(recipe, reporter)
-        trainer = build_trainer(recipe, videos, run_dir, reporter)
+        videos = load_run_videos(recipe, reporter)
+        trainer = build_trainer(recipe, videos.train, run_dir, reporter)
         with interruptible():
-            return _train_and_evaluate(trainer, splits, run_dir, reporter)
+            return _train_and_evaluate(trainer, videos, run_dir, reporter)
 
 
 def _train_and_evaluate(
-    trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter
+    trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter
 ) -> TrainResult:
     try:
-        _take_steps(trainer, splits, run_dir, reporter)
-        return _finish(trainer, splits, run_dir, reporter)
+        _take_steps(trainer, videos, run_dir, reporter)
+        return _finish(trainer, videos, run_dir, reporter)
     except Stopped:
         step = trainer.progress.step
         if run_dir.saved_step != step:
@@ -86,13 +99,13 @@ def _train_and_evaluate(
         raise RestartError(str(error), arguments) from error
 
 
-def _take_steps(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter) -> None:
+def _take_steps(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter) -> None:
     """Train up to the last step; after each step log, save and evaluate as the schedule says."""
     schedule, monitor = trainer.schedule, Monitor(reporter.message)
     start = trainer.progress.step
-    lacks_evaluation = run_dir.is_writer and not run_dir.has_evaluation(start)
+    lacks_evaluation = run_dir.is_writer and start not in run_dir.evaluations()
     if schedule.evaluates(start) and on_any_process(lacks_evaluation, trainer.accelerator):
-        run_dir.append_metrics(_evaluation_line(trainer, splits, reporter))
+        _evaluate_between(trainer, videos, run_dir, reporter)
     with contextlib.closing(trainer.steps()) as results:
         for result in results:
             step, epoch = result.step, schedule.epoch(result.step)
@@ -106,19 +119,21 @@ def _take_steps(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, repor
             if schedule.saves(step):
                 run_dir.save_state(step, trainer.state.state_dict())
             if schedule.evaluates(step):
-                run_dir.append_metrics(_evaluation_line(trainer, splits, reporter))
+                _evaluate_between(trainer, videos, run_dir, reporter)
 
 
-def _finish(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter: Reporter) -> TrainResult:
-    """Evaluate and save the trained model: its averaged weights, where the recipe asks for an average."""
+def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter) -> TrainResult:
+    """Evaluate and save the trained model: its averaged weights, or those that held-out videos choose."""
     averaged: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if trainer.average is not None:
         _save_model(trainer, run_dir, run_dir.path / LAST, num_averaged=0)
         averaged = trainer.average.in_place()
     with averaged:
-        metrics = _evaluate(trainer, splits, reporter)
         num_averaged = trainer.average.count if trainer.average else 0
         _save_model(trainer, run_dir, run_dir.checkpoint, num_averaged=num_averaged)
+        model = unshard_model(trainer.model, trainer.accelerator)
+        chosen = _choose(trainer, model, videos, run_dir, reporter)
+        metrics = _evaluate(trainer, model, videos.test, reporter)
     for line in trainer.feed.note_lines():
         reporter.message(line)
     failed = trainer.progress.failed
@@ -130,6 +145,8 @@ def _finish(trainer: Trainer, splits: list[VideoSet], run_dir: RunDir, reporter:
         metrics=metrics,
         failed=[failed[place] for place in sorted(failed)],
         skipped=trainer.progress.skipped,
+        videos=videos.describe(),
+        chosen=chosen,
     )
     if run_dir.is_writer:
         write_text(run_dir.result, json.dumps(asdict(result), indent=2) + "\n")
@@ -152,25 +169,88 @@ def _report_skipped(trainer: Trainer, skipped: SkippedStep, run_dir: RunDir, rep
     reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{run_dir.skipped}'")
 
 
-def _evaluation_line(trainer: Trainer, splits: list[VideoSet], reporter: Reporter) -> dict[str, Any]:
-    """Evaluate between steps, and return the line of metrics.jsonl."""
+def _evaluate_between(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter) -> None:
+    """Evaluate between steps, keep the weights where they are the best so far, and write it to metrics.jsonl."""
     step = trainer.progress.step
-    found = _evaluate(trainer, splits, reporter)
-    return {"step": step, "epoch": trainer.schedule.epoch(step), "evaluation": found}
+    model = unshard_model(trainer.model, trainer.accelerator)
+    found = _evaluate(trainer, model, videos.during, reporter)
+    if trainer.recipe.run.keep == "best" and _score(found) > _best(run_dir)[0]:
+        _save_model(trainer, run_dir, run_dir.path / BEST, num_averaged=0)
+    run_dir.append_metrics({"step": step, "epoch": trainer.schedule.epoch(step), "evaluation": found})
 
 
-def _evaluate(trainer: Trainer, splits: list[VideoSet], reporter: Reporter) -> dict[str, Any]:
-    """Evaluate the model on each split, and return the metrics by split."""
+def _choose(
+    trainer: Trainer, model: VideoModel, videos: RunVideos, run_dir: RunDir, reporter: Reporter
+) -> dict[str, Any]:
+    """Load the best weights into `model` and save them as the run's, where an evaluation beat the present ones.
+
+    Returns what chose, and which step; with `run.keep=last`, the last.
+    """
+    step = trainer.progress.step
+    if trainer.recipe.run.keep == "last" or videos.held_out is None:
+        return {"step": step, "by": "the last step"}
+    score = _score(_evaluate(trainer, model, [videos.held_out], reporter))
+    best_score, best_step = _best(run_dir)
+    if best_score > score:
+        step, score = best_step, best_score
+        tensors = read_tensors(run_dir.path / BEST)
+        may_lack = model.module_dict().state_dict().keys() - tensors.keys()
+        load_exactly(model.module_dict(), tensors, may_lack=may_lack, source=f"'{run_dir.path / BEST}'")
+        if run_dir.is_writer:
+            with atomic_path(run_dir.checkpoint) as temporary:
+                shutil.copyfile(run_dir.path / BEST, temporary)
+    measure = "top-1" if trainer.recipe.task.needs_classes else "text-to-video R@1"
+    return {
+        "step": step,
+        "by": f"{measure} on {videos.held_out.name}/{videos.held_out.split}",
+        "score": score,
+    }
+
+
+def _best(run_dir: RunDir) -> tuple[float, int]:
+    """Return the highest score of the evaluations so far, and the step of the first that reached it."""
+    evaluations = run_dir.evaluations() if run_dir.is_writer else {}  # others might read a line half written
+    found = [(-_score(evaluation), step) for step, evaluation in evaluations.items()]
+    score, step = min(broadcast_object(found), default=(math.inf, 0))
+    return -score, step
+
+
+def _score(found: dict[str, Any]) -> float:
+    """Return what evaluations of one held-out set are compared by: the higher, the better."""
+    (metrics,) = found.values()
+    return float(metrics["t2v"]["R@1"] if "t2v" in metrics else metrics["top1"])
+
+
+def _evaluate(
+    trainer: Trainer, model: VideoModel, splits: list[VideoSet], reporter: Reporter
+) -> dict[str, Any]:
+    """Evaluate the model on each split, by classes or by captions, and return the metrics by split."""
+    measure = _measure_classes if trainer.recipe.task.needs_classes else _measure_retrieval
     found = {}
     for videos in splits:
-        model = unshard_model(trainer.model, trainer.accelerator)
         progress = reporter.progress(f"{videos.name}: evaluating {videos.split}")
         with at_once():
-            result = evaluate_protocol(
-                model, split_data(videos), trainer.recipe.evaluation, trainer.accelerator, progress=progress
-            )
-        found[videos.split] = result.to_json()
+            found[videos.split] = measure(trainer, model, videos, progress)
     return found
+
+
+def _measure_classes(
+    trainer: Trainer, model: VideoModel, videos: VideoSet, progress: Progress
+) -> dict[str, Any]:
+    evaluation, accelerator = trainer.recipe.evaluation, trainer.accelerator
+    return evaluate_protocol(model, split_data(videos), evaluation, accelerator, progress=progress).to_json()
+
+
+def _measure_retrieval(
+    trainer: Trainer, model: VideoModel, videos: VideoSet, progress: Progress
+) -> dict[str, Any]:
+    """Measure as `vactk retrieve --evaluate` does with the checkpoint."""
+    evaluation = trainer.recipe.evaluation
+    config = replace(evaluation, data=retrieval_data(evaluation.data, views=evaluation.data.views))
+    name = retrieval_protocol(videos.name, videos.split)
+    return evaluate_retrieval(
+        model, videos, config, trainer.accelerator, name=name, progress=progress
+    ).to_json()
 
 
 def _save_model(trainer: Trainer, run_dir: RunDir, path: Path, *, num_averaged: int) -> None:

@@ -112,10 +112,11 @@ class RunDir:
                 return state
         return None
 
-    def has_evaluation(self, step: int) -> bool:
-        """Return whether metrics.jsonl has the evaluation after `step` steps."""
+    def evaluations(self) -> dict[int, dict[str, Any]]:
+        """Return the evaluations in metrics.jsonl, by the number of steps that were done."""
         lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
-        return any("evaluation" in line and line["step"] == step for line in map(settings.parse_json, lines))
+        found = map(settings.parse_json, lines)
+        return {line["step"]: line["evaluation"] for line in found if "evaluation" in line}
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,16 +13,12 @@ from vactk import config as settings
 from vactk.checkpoints.checkpoint import initial_values
 from vactk.checkpoints.load import is_foreign, open_model
 from vactk.data.annotations.descriptions import read_descriptions
-from vactk.data.class_subsets import sample_shots
-from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
-from vactk.data.tools.check import read_excluded
 from vactk.data.video_dataset import VideoDataset
 from vactk.distributed import gather_object, num_processes
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.scoring import image_spec
-from vactk.evaluate.zero_shot import check_missing
 from vactk.models.backbone import Backbone
 from vactk.models.video_model import Heads, VideoModel, added_tensors, new_model
 from vactk.progress import Reporter
@@ -73,31 +69,6 @@ def start_from(
 
 
 FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
-
-
-def load_splits(recipe: Recipe, reporter: Reporter) -> tuple[VideoSet, list[VideoSet]]:
-    """Return the videos to train on, and the splits to evaluate on."""
-    dataset = find_dataset(recipe.dataset)
-    root = Path(recipe.data_root) if recipe.data_root else None
-    splits = []
-    for split in (dataset.train_split, *dataset.eval_splits):
-        videos = dataset.load(split, root=root, progress=reporter.progress(f"{recipe.dataset}: videos"))
-        splits.append(videos)
-    for videos in splits:
-        for line in videos.report.lines() if videos.report else ():
-            reporter.message(f"{videos.name}, {videos.split}: {line}")
-    return training_videos(recipe, splits[0]), splits[1:]
-
-
-def training_videos(recipe: Recipe, videos: VideoSet) -> VideoSet:
-    """Return the videos that are on disk and not excluded, or as many of each class as the recipe asks for."""
-    check_missing(videos, recipe.run.max_failed, "run.max_failed")
-    videos = videos.present(read_excluded(Path(recipe.data.exclude)) if recipe.data.exclude else set())
-    if len(videos.classes) < 2:
-        raise VactkError(
-            f"{videos.name}/{videos.split} has one class, '{videos.classes[0]}': training needs at least two"
-        )
-    return sample_shots(videos, recipe.shots, recipe.run.seed) if recipe.shots else videos
 
 
 def build_trainer(recipe: Recipe, videos: VideoSet, run_dir: RunDir, reporter: Reporter) -> Trainer:
@@ -166,7 +137,7 @@ def _begin_segment(trainer: Trainer, run_dir: RunDir) -> None:
 
 
 def describe(model: VideoModel, videos: VideoSet) -> str:
-    """Return a line on what is trained: the number of parameters of each module, videos and classes."""
+    """Return a line on what is trained: parameters of each module, videos, and classes or captions."""
     modules = model.module_dict()
     counts = {
         name: sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -174,9 +145,11 @@ def describe(model: VideoModel, videos: VideoSet) -> str:
     }
     total = sum(p.numel() for p in modules.parameters())
     listed = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+    num_captions = sum(len(record.captions) for record in videos.records)
+    targets = f"of {len(videos.classes)} classes" if videos.classes else f"with {num_captions:,} captions"
     return (
         f"{model.config.backbone.name}: {sum(counts.values()):,} of {total:,} parameters are trained ({listed}), "
-        f"on {len(videos.records):,} videos of {len(videos.classes)} classes"
+        f"on {len(videos.records):,} videos {targets}"
     )
 
 
@@ -185,16 +158,21 @@ def build_task(
 ) -> VideoTextTask:
     """Build the model's losses on `videos`; texts that stay frozen are embedded beforehand.
 
-    `message` shows what is wrong with descriptions.
+    `message` shows what is wrong with descriptions and captions.
     """
-    descriptions = None
+    frozen = "text" not in recipe.task.towers and model.video_clip.text.is_plain
+    descriptions = captions = None
     if recipe.descriptions and recipe.task.descriptions:
-        frozen = "text" not in recipe.task.towers and model.video_clip.text.is_plain
         descriptions = describing_texts(
             recipe.descriptions, videos, model.backbone, frozen=frozen, message=message
         )
-    prompts = _class_prompts(recipe, model, videos)
-    return VideoTextTask(model, recipe.task, prompts, _masked_prompts(recipe, model, videos), descriptions)
+    if recipe.task.captions:
+        own = [record.captions for record in videos.records]
+        num_tokens = recipe.task.caption_tokens
+        captions = _texts("captions", own, model.backbone, num_tokens, frozen=frozen, message=message)
+    prompts = _class_prompts(recipe, model, videos) if recipe.task.needs_classes else None
+    masked = _masked_prompts(recipe, model, videos)
+    return VideoTextTask(model, recipe.task, prompts, masked, descriptions, captions)
 
 
 def _class_prompts(recipe: Recipe, model: VideoModel, videos: VideoSet) -> ClassPrompts:
@@ -236,13 +214,24 @@ def describing_texts(
         )
     if matched.extra:
         message(f"{len(matched.extra)} descriptions are of no training video, such as '{matched.extra[0]}'")
-    texts = [text for own in matched.texts for text in own]
-    short = backbone.shorten(texts)
+    return _texts("descriptions", matched.texts, backbone, frozen=frozen, message=message)
+
+
+def _texts(
+    kind: str,
+    by_video: Sequence[tuple[str, ...]],
+    backbone: Backbone,
+    num_tokens: int = 0,
+    *,
+    frozen: bool,
+    message: Callable[[str], None],
+) -> DescriptionTexts:
+    """Tokenize each video's texts. `message` shows how many were truncated, by default to the tower's context."""
+    texts = [text for own in by_video for text in own]
+    short = backbone.shorten(texts, num_tokens)
     changed = sum(before != after for before, after in zip(texts, short, strict=True))
     if changed:
-        message(
-            f"{changed} of {len(texts)} descriptions were truncated to the text tower's "
-            f"{backbone.tokenize.context_length} tokens"
-        )
-    counts = torch.tensor([len(own) for own in matched.texts])
+        limit = f"{num_tokens}" if num_tokens else f"the text tower's {backbone.tokenize.context_length}"
+        message(f"{changed} of {len(texts)} {kind} were truncated to {limit} tokens")
+    counts = torch.tensor([len(own) for own in by_video])
     return DescriptionTexts(backbone.tokenize(short), counts, frozen=frozen)

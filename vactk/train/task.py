@@ -25,6 +25,7 @@ from vactk.text.words import IGNORED
 from vactk.train.class_prompts import ClassPrompts, MaskedPrompts
 from vactk.train.descriptions import Described, DescriptionTexts
 
+MIN_CAPTION_TOKENS = 3  # start, a word, end
 DRAWS_STEPS = 2**24  # different values of a float32 in [0, 1) as torch draws them
 
 
@@ -40,6 +41,10 @@ class TaskConfig:
     masked_words: float = 0.1  # masked words of a prompt, predicted from the video
     visual: float = 1.0  # class head on the vision tower
     descriptions: float = 1.0  # videos against their descriptions, where the recipe names a file of them
+    captions: float = (
+        0.0  # videos against one of their captions in the dataset, by their embeddings in retrieval
+    )
+    caption_tokens: int = 0  # length of a caption, start and end included; 0: as long as the text tower reads
     # prompts in the contrastive loss; M2-CLIP publishes masked, by code that then masks nothing
     contrastive_text: Literal["clean", "masked"] = "clean"
     gather: bool = (
@@ -57,11 +62,20 @@ class TaskConfig:
             raise VactkError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
         if not 0 < self.mask_rate <= 1:
             raise VactkError(f"mask_rate must be above 0 and at most 1, got {self.mask_rate}")
+        if self.caption_tokens and self.caption_tokens < MIN_CAPTION_TOKENS:
+            raise VactkError(
+                f"caption_tokens must be 0 or at least {MIN_CAPTION_TOKENS}, got {self.caption_tokens}"
+            )
 
     @property
     def weights(self) -> dict[str, float]:
         """Return the weight of each loss in the sum."""
         return {name: getattr(self, name) for name in LOSSES}
+
+    @property
+    def needs_classes(self) -> bool:
+        """Return whether videos need labels: unless captions are trained on, and no loss of classes is."""
+        return not self.captions or any(getattr(self, name) for name in CLASS_LOSSES)
 
 
 class Outputs(NamedTuple):
@@ -76,20 +90,22 @@ class Outputs(NamedTuple):
     word_logits: Tensor | None  # (B, L, V), for the masked prompts
     word_labels: Tensor | None  # (B, L) int64
     described: Described | None
+    captioned: Described | None
 
 
 class VideoTextTask(nn.Module):
-    """Losses of a batch of labelled videos."""
+    """Losses of a batch of videos, against the texts of their classes or of their own."""
 
     def __init__(
         self,
         model: VideoModel,
         config: TaskConfig,
-        prompts: ClassPrompts,
+        prompts: ClassPrompts | None,
         masked: MaskedPrompts | None,
         descriptions: DescriptionTexts | None = None,
+        captions: DescriptionTexts | None = None,
     ) -> None:
-        """`masked` and `descriptions` provide the texts of their losses; None where these are off."""
+        """The last four provide the texts of their losses; None where these are off."""
         super().__init__()
         self.clip = model.video_clip
         self.class_head = model.class_head
@@ -97,6 +113,7 @@ class VideoTextTask(nn.Module):
         self.prompts = prompts
         self.masked = masked
         self.descriptions = descriptions
+        self.captions = captions
         self.similarity = model.config.similarity
         unavailable = {"descriptions"} if descriptions is None else set()
         weights = {name: weight for name, weight in config.weights.items() if weight > 0}
@@ -140,6 +157,7 @@ class VideoTextTask(nn.Module):
         contrastive = "contrastive" in self.weights
         masked_contrastive = contrastive and self.contrastive_text == "masked" and self.masked is not None
         if "cross_modal" in self.weights or (contrastive and not masked_contrastive):
+            assert self.prompts is not None
             class_text = self.prompts(self.clip.text)
             sample_text = class_text[labels]
         if drawn is not None:
@@ -150,9 +168,11 @@ class VideoTextTask(nn.Module):
             word_logits = self.word_head(text, through.hidden, features.frames)
             if masked_contrastive:
                 sample_text = F.normalize(text.pool(through), dim=-1)
-        described = None
+        described = captioned = None
         if self.descriptions is not None and "descriptions" in self.weights:
             described = self.descriptions(self.clip.text, places, draws)
+        if self.captions is not None and "captions" in self.weights:
+            captioned = self.captions(self.clip.text, places, draws)
         return Outputs(
             video=pool_frames(features.frames, self.similarity),
             pooled=features.pooled,
@@ -163,12 +183,13 @@ class VideoTextTask(nn.Module):
             word_logits=word_logits,
             word_labels=word_labels,
             described=described,
+            captioned=captioned,
         )
 
 
 def without_rows(outputs: Outputs) -> Outputs:
     """Return outputs without rows that depend on the same parameters, so that all gradients are exchanged."""
-    text, words, described = outputs.sample_text, outputs.word_labels, outputs.described
+    text, words = outputs.sample_text, outputs.word_labels
     return outputs._replace(
         video=outputs.video[:0],
         pooled=outputs.pooled[:0],
@@ -176,8 +197,13 @@ def without_rows(outputs: Outputs) -> Outputs:
         seeds=[],
         sample_text=None if text is None else text[:0],
         word_labels=None if words is None else torch.full_like(words, IGNORED),
-        described=None if described is None else Described(described.text[:0], described.known[:0]),
+        described=_no_texts(outputs.described),
+        captioned=_no_texts(outputs.captioned),
     )
+
+
+def _no_texts(described: Described | None) -> Described | None:
+    return None if described is None else Described(described.text[:0], described.known[:0])
 
 
 @torch.no_grad()
@@ -235,9 +261,18 @@ def _visual(task: VideoTextTask, outputs: Outputs) -> Tensor:
 
 
 def _descriptions(task: VideoTextTask, outputs: Outputs) -> Tensor:
-    assert outputs.described is not None
-    inputs = (outputs.video, outputs.described.text, outputs.described.known)
-    video, text, known = (task.gathered(x) for x in inputs)
+    return _pair_loss(task, outputs.video, outputs.described)
+
+
+def _captions(task: VideoTextTask, outputs: Outputs) -> Tensor:
+    return _pair_loss(
+        task, F.normalize(outputs.video, dim=-1), outputs.captioned
+    )  # as retrieval embeds videos
+
+
+def _pair_loss(task: VideoTextTask, video: Tensor, described: Described | None) -> Tensor:
+    assert described is not None
+    video, text, known = (task.gathered(x) for x in (video, *described))
     return clip_loss(video[known], text[known], task.clip.logit_scale)
 
 
@@ -248,4 +283,6 @@ LOSSES: dict[str, Callable[[VideoTextTask, Outputs], Tensor]] = {
     "masked_words": _masked_words,
     "visual": _visual,
     "descriptions": _descriptions,
+    "captions": _captions,
 }
+CLASS_LOSSES = ("contrastive", "cross_modal", "masked_words", "visual")  # those that need a video's label

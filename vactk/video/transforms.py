@@ -39,7 +39,8 @@ class TransformConfig:
     """Cropping and augmentation of frames. Size, mean and standard deviation come from the backbone."""
 
     crop: str = (
-        "resized"  # training crop: "resized" (random area and aspect) or "jitter" (random resize, then crop)
+        # training crop: "resized" (random area and aspect), "jitter" (random resize, then crop) or "centre"
+        "resized"
     )
     scale: tuple[float, float] = (0.5, 1.0)  # "resized": range of the area fraction
     ratio: tuple[float, float] = (0.75, 4 / 3)  # "resized": range of width / height
@@ -193,6 +194,10 @@ def _jitter_crop(config: TransformConfig, scaling: Scaling, size: int) -> list[n
     return [JitterCrop(scaling, config.short_side, size)]
 
 
+def _centre_crop(config: TransformConfig, scaling: Scaling, size: int) -> list[nn.Module]:
+    return [Crops(scaling, size, size, EVAL_CROPS[1]), nn.Flatten(0, 1)]
+
+
 def _ascends(lowest: float, *values: float) -> bool:
     pairs = zip((lowest, *values), values, strict=False)
     return values[0] > lowest and all(before <= after for before, after in pairs)
@@ -212,5 +217,6 @@ SCALINGS = {
 TRAIN_CROPS: dict[str, Callable[[TransformConfig, Scaling, int], list[nn.Module]]] = {
     "resized": _resized_crop,
     "jitter": _jitter_crop,
+    "centre": _centre_crop,
 }
 EVAL_CROPS: dict[int, tuple[float, ...]] = {1: (0.5,), 3: (0.0, 0.5, 1.0), 4: (0.0, 0.25, 0.5, 1.0)}

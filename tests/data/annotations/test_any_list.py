@@ -100,3 +100,18 @@ def test_any_json_is_read_or_refused_in_words(value):
             read_or_refuse(lambda form=form: read_annotations(path, form))
         read_or_refuse(lambda: read_list(lines))
         read_or_refuse(lambda: read_descriptions(lines))
+
+
+def test_rows_with_captions_of_one_video_are_joined_within_a_split(tmp_path):
+    path = tmp_path / "captions.csv"
+    path.write_text(
+        "path,caption,split\na.mp4,one,train\nb.mp4,two,train\na.mp4,three,train\na.mp4,four,test\n"
+    )
+    splits = read_list(path).splits
+    assert [(entry.video, entry.captions) for entry in splits["train"]] == [
+        ("a.mp4", ("one", "three")),
+        ("b.mp4", ("two",)),
+    ]
+    assert [entry.captions for entry in splits["test"]] == [("four",)]
+    path.write_text("path,label\na.mp4,x\na.mp4,x\n")
+    assert len(read_list(path).entries) == 2  # duplicates without captions are reported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,7 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
             captions=(captions,) if isinstance(captions, str) else tuple(str(text) for text in captions),
         )
         splits.setdefault(str(_cell(cells, "split") or path.stem), []).append(entry)
+    splits = {name: _with_all_captions(entries) for name, entries in splits.items()}
     if not splits:
         raise VactkError(f"'{path}' lists no videos")
     labelled = {entry.label is not None for entries in splits.values() for entry in entries}
@@ -168,6 +170,17 @@ def _table(path: Path, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> Annotat
         raise VactkError(f"'{path}' has labels for some videos but not for all")
     found = {name: tuple(entries) for name, entries in splits.items()}
     return Annotations(classes=labels_of(e for entries in found.values() for e in entries), splits=found)
+
+
+def _with_all_captions(entries: list[AnnotationEntry]) -> list[AnnotationEntry]:
+    """Join rows with captions that differ in nothing else: a row per caption."""
+    joined: dict[object, AnnotationEntry] = {}
+    for number, entry in enumerate(entries):
+        same = (entry.video, entry.label, entry.start_s, entry.end_s) if entry.captions else number
+        former = joined.get(same)
+        captions = entry.captions if former is None else former.captions + entry.captions
+        joined[same] = replace(entry, captions=captions)
+    return list(joined.values())
 
 
 def _cell(cells: Mapping[str, Any], column: str) -> Any:

@@ -1,27 +1,40 @@
-"""Measures retrieval: captions that look for their videos, and videos for their captions."""
+"""Measure retrieval: captions that look for their videos, and videos for their captions."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vactk.data.config import DataConfig
 from vactk.data.records import VideoSet
+from vactk.data.video_dataset import ReadError
 from vactk.distributed import Accelerator
 from vactk.errors import VactkError
+from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.embedding import embed_texts
 from vactk.evaluate.protocol_splits import content_hash
-from vactk.evaluate.results import Unreadable
+from vactk.evaluate.results import Unreadable, errors_json
 from vactk.evaluate.retrieval_metrics import RetrievalMetrics, dual_softmax, retrieval_metrics
+from vactk.evaluate.scoring import Scores, Variant, score_variants
 from vactk.evaluate.zero_shot import check_missing
+from vactk.models.video_clip import VideoFeatures, pool_frames
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
-from vactk.retrieval.index.file_identity import FileState
-from vactk.retrieval.index.store import IndexItem, VideoEmbeddings
-from vactk.retrieval.index.update import EmbeddingConfig, embed_videos
+
+
+def retrieval_data(data: DataConfig, *, views: int) -> DataConfig:
+    """Return how retrieval reads videos: evenly spread frames, in CLIP's own preprocessing."""
+    return DataConfig(
+        num_frames=data.num_frames,
+        views=views,
+        decoder=data.decoder,
+        workers=data.workers,
+        timeout_s=data.timeout_s,
+    )
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,13 @@ class RetrievalResult:
     video_to_text: RetrievalMetrics
     dual_softmax: bool
     unreadable: Unreadable
-    failed: dict[str, str]
-    partial: dict[str, str]
+    failed: list[ReadError]
+    partial: list[ReadError]  # read as far as they go
     missing: int  # videos that are not on disk
     texts_cut: int  # captions longer than the text tower reads
 
     def to_json(self) -> dict[str, Any]:
-        """The keys that scripts rely on."""
+        """Return the keys that scripts rely on."""
         return {
             "protocol": self.name,
             "hash": self.hash,
@@ -54,25 +67,24 @@ class RetrievalResult:
             "unreadable": self.unreadable,
             "missing": self.missing,
             "texts_cut": self.texts_cut,
-            "failed": [{"video": video, "error": why} for video, why in self.failed.items()],
-            "partial": [{"video": video, "error": why} for video, why in self.partial.items()],
+            "failed": errors_json(self.failed),
+            "partial": errors_json(self.partial),
         }
 
 
 def evaluate_retrieval(
     model: VideoModel,
     videos: VideoSet,
-    reading: EmbeddingConfig,
+    config: EvalConfig,
     accelerator: Accelerator,
     *,
     name: str = "",
-    batch_size: int,
     dual: bool = False,
     unreadable: Unreadable = "wrong",
     max_failed: float = 1.0,
     progress: Progress | None = None,
 ) -> RetrievalResult:
-    """Recalls and ranks in both directions. Every caption of a video is a text of its own.
+    """Return recalls and ranks in both directions. Every caption of a video is a text of its own.
 
     Videos that are missing or cannot be read rank last with their captions, or are left out of everything with
     `unreadable="skip"`. `dual`: by `dual_softmax`, which uses all queries at once. Raises VactkError where there
@@ -81,81 +93,75 @@ def evaluate_retrieval(
     if not any(record.captions for record in videos.records):
         raise VactkError(f"{videos.name}, {videos.split}, has no captions to measure retrieval with")
     check_missing(videos, max_failed)
-    read, bad = _read(model, videos, reading, accelerator, batch_size, progress)
-    failed = {video.item.key: video.problem for video in bad}
-    if len(videos.missing) + len(failed) > max_failed * len(videos.records) or not read:
+    present = videos.present()
+    scores = _embed(model, present, config, accelerator, max_failed, progress)
+    num_unread = len(videos.records) - len(scores.indices)
+    if num_unread > max_failed * len(videos.records) or not len(scores.indices):
         raise VactkError(
-            f"{len(failed):,} of {len(videos.records):,} videos could not be read, more than --max-failed allows"
+            f"{num_unread:,} of {len(videos.records):,} videos could not be read, more than --max-failed allows"
         )
-    similarity, owners, cut = _similarity(model, videos, read, accelerator)
-    own = {place: None for place in range(len(videos.records)) if place not in read}
-    counts = [len(videos.records[place].captions) for place in own]
+    read = [present.records[index].captions for index in scores.indices.tolist()]
+    similarity, owners, cut = _similarity(model, videos.name, read, scores, accelerator)
     wrong = unreadable == "wrong"
+    counts = [len(record.captions) for record in videos.records]
+    unread_texts = sum(counts) - sum(map(len, read)) if wrong else 0
+    unread_videos = sum(map(bool, counts)) - sum(map(bool, read)) if wrong else 0
     logits = similarity * float(model.video_clip.logit_scale.detach())
     t2v, v2t = dual_softmax(logits) if dual else (similarity, similarity)
     text_to_video, video_to_text = retrieval_metrics(
-        t2v,
-        v2t,
-        owners,
-        unread_texts=sum(counts) if wrong else 0,
-        unread_videos=sum(map(bool, counts)) if wrong else 0,
+        t2v, v2t, owners, unread_texts=unread_texts, unread_videos=unread_videos
     )
-    unlabelled = tuple(dataclasses.replace(record, label=None) for record in videos.records)
-    content = dataclasses.replace(videos, classes=(), words=(), records=unlabelled)
     return RetrievalResult(
         name=name or f"{videos.name}/{videos.split}",
-        hash=content_hash(content),
+        hash=content_hash(videos.without_labels()),
         num_videos=len(videos.records) if wrong else len(read),
         num_texts=text_to_video.num_queries,
         text_to_video=text_to_video,
         video_to_text=video_to_text,
         dual_softmax=dual,
         unreadable=unreadable,
-        failed=failed,
-        partial={video.item.key: video.warning for video in read.values() if video.warning},
+        failed=scores.failures,
+        partial=scores.partial,
         missing=len(videos.missing),
         texts_cut=cut,
     )
 
 
-def _read(
+def _embed(
     model: VideoModel,
     videos: VideoSet,
-    reading: EmbeddingConfig,
+    config: EvalConfig,
     accelerator: Accelerator,
-    batch_size: int,
+    max_failed: float,
     progress: Progress | None,
-) -> tuple[dict[int, VideoEmbeddings], list[VideoEmbeddings]]:
-    """The videos that could be read, by their place in the records and in that order; and the others."""
-    places = [place for place in range(len(videos.records)) if place not in videos.missing]
-    nothing = FileState(0, 0)
-    items = [IndexItem(record=videos.records[place], state=nothing) for place in places]
-    read: dict[int, VideoEmbeddings] = {}
-    bad = []
-    done = iter(places)
-    for group in embed_videos(model, items, reading, accelerator, batch_size=batch_size):
-        for video in group:
-            place = next(done)
-            if video.problem:
-                bad.append(video)
-            else:
-                read[place] = video
-        if progress is not None:
-            progress(len(read) + len(bad), len(items))
-    return read, bad
+) -> Scores:
+    """Embed the videos, as `embed_views` does; the scores called "embedding" are means over views."""
+
+    def embed(features: VideoFeatures) -> Tensor:
+        return F.normalize(pool_frames(features.frames.float(), model.config.similarity), dim=-1)
+
+    variant = Variant(lambda: None, {}, {"embedding": embed})
+    (scores,) = score_variants(
+        model, videos, [variant], config, accelerator, max_failed=max_failed, progress=progress
+    )
+    return scores
 
 
 def _similarity(
-    model: VideoModel, videos: VideoSet, read: dict[int, VideoEmbeddings], accelerator: Accelerator
+    model: VideoModel,
+    name: str,
+    captions: list[tuple[str, ...]],
+    scores: Scores,
+    accelerator: Accelerator,
 ) -> tuple[Tensor, Tensor, int]:
-    """Cosines (N texts, V videos), each text's video (N,), and how many texts were cut."""
-    captions = [videos.records[place].captions for place in read]
+    """Return cosines (N texts, V videos), each text's video (N,), and how many texts were cut."""
     texts = [text for own in captions for text in own]
     owners = torch.tensor([number for number, own in enumerate(captions) for _ in own], dtype=torch.long)
     if len(texts) > 1 and len(set(texts)) == 1:
-        raise VactkError(f"all {len(texts):,} captions of {videos.name} are the same, '{texts[0]:.60}'")
+        raise VactkError(f"all {len(texts):,} captions of {name} are the same, '{texts[0]:.60}'")
     embedded = embed_texts(model, texts, accelerator.device)
-    vectors = torch.cat([video.vectors for video in read.values() if video.vectors is not None])
-    if not torch.isfinite(embedded.vectors).all():
-        raise VactkError("the model's text embeddings are not finite: its weights are damaged")
+    vectors = F.normalize(scores.similarities["embedding"], dim=-1)
+    for what, found in (("text", embedded.vectors), ("video", vectors)):
+        if not torch.isfinite(found).all():
+            raise VactkError(f"the model's {what} embeddings are not finite: its weights are damaged")
     return embedded.vectors @ vectors.T, owners, len(embedded.cut)

@@ -62,10 +62,10 @@ SMALL = {  # arguments after a command's own, of which the last counts
     "data cache": ("--workers", "1", "--short-side", "64"),
 }
 SHAPES = {
-    "train": Split(classes=("star moving left", "star moving right"), clips_per_class=4, seed=0),
-    "seen": Split(classes=("star moving left", "star moving right"), clips_per_class=3, seed=1),
-    "unseen": Split(classes=("key moving left", "key moving right"), clips_per_class=1, seed=2),
-    "retrieval": Split(classes=("star moving left", "key moving right"), clips_per_class=2, seed=3),
+    "train": Split(classes=("star moving left", "star moving right"), videos_per_class=4, seed=0),
+    "seen": Split(classes=("star moving left", "star moving right"), videos_per_class=3, seed=1),
+    "unseen": Split(classes=("key moving left", "key moving right"), videos_per_class=1, seed=2),
+    "retrieval": Split(classes=("star moving left", "key moving right"), videos_per_class=2, seed=3),
 }
 
 

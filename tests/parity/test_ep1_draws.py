@@ -44,5 +44,5 @@ def test_the_protocol_measures_the_released_classes_and_videos(case, data_dir, t
     for found, draw in zip(plan.splits, recorded["draws"], strict=True):
         names = {match_key(plan.videos.classes[number]) for number in found.classes}
         assert names == {match_key(label) for label in draw["classes"]}
-        assert len(found.places) == draw["videos"]
+        assert len(found.records) == draw["videos"]
     assert plan.notes == ()

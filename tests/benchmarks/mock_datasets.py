@@ -3,8 +3,8 @@
     python -m tests.benchmarks.mock_datasets [hmdb51] [ucf101] [msrvtt] [--annotations DIR]
 
 Names and labels are those of the official lists where --annotations has them, else made up in the official form and
-number. Every video is one of a few drawn ones of 12 frames of 48 by 64, under its own name. The toy CLIP, 2 frames of
-one view, and a fiftieth of an epoch keep it short: this measures how lists of this length are handled.
+number. Every video is one of a few drawn ones of 12 frames of 48 by 64, under its own name. The toy CLIP, 2 frames
+of one view, and a fiftieth of an epoch keep it short: this measures how lists of this length are handled.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CLASSES = (
 CAPTIONS = (
     "data prepare NAME --data-root ROOT",
     f"retrieve --evaluate --protocol msrvtt/1k-a --data-root ROOT {READING} --backbone toy",
-    'retrieve --query "a man is singing" --data-root ROOT --backbone toy --frames 2 --workers 1 --yes',
-    'retrieve --query "a dog is running" --data-root ROOT --backbone toy',
+    'retrieve --query "a man is singing" --data-root ROOT --frames 2 --backbone toy --workers 1 --yes',
+    'retrieve --query "a dog is running" --data-root ROOT --frames 2 --backbone toy',
 )
 COMMANDS = {"hmdb51": CLASSES, "ucf101": CLASSES, "msrvtt": CAPTIONS}
 
@@ -110,7 +110,7 @@ MAKERS = {"hmdb51": make_hmdb51, "ucf101": make_ucf101, "msrvtt": make_msrvtt}
 def make_videos(root: Path, names: Iterable[str]) -> int:
     """Link drawn videos under the names; how many there are."""
     count = 0
-    for count, name in enumerate(names, 1):  # noqa: B007 - counts
+    for count, name in enumerate(names, 1):
         path = root / name
         drawn = root.parent / f"drawn{count % NUM_DRAWN}{path.suffix}"
         if not drawn.exists():

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import shlex
 import shutil
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from tests import reproduction
 from tests.checkpoints.test_load import openvclip_file
 from tests.checkpoints.test_plain_clip import vificlip
 from tests.data import trees
@@ -30,6 +33,7 @@ from vactk.checkpoints.checkpoint import save_model
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.evaluate.protocol import published
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import TOWERS, ModelConfig, new_model
 from vactk.train.recipe import Recipe
@@ -41,10 +45,11 @@ OTHER_PROGRAMS = {"python", ".", "pip", "pytest", "sbatch", "pre-commit"}
 LAUNCHERS = {"accelerate", "torchrun"}
 
 TINY = ("--backbone", "tiny_clip")  # two blocks in each tower, as the tests of export make it
-STAND_INS = {  # what a document names, and what stands for it
+STAND_INS = {  # patterns of what a document names, and what stands for it
     "ViT-B-16": ("tiny_clip",),
     "/data": ("data",),
-    "openvclip_swa.pth": ("openvclip_swa.pth", *TINY),
+    r"openvclip_swa\.pth|openvclip-.*/swa_2_22\.pth|models/froster-.*\.pth": ("openvclip_swa.pth", *TINY),
+    r"models/(vifi-clip|clip)-.*\.pth": ("vifi_clip.pth",),
 }
 ONNX_ONLY = {"--precision", "--quantize", "--opset"}  # without these TorchScript stands for it, and is quick
 QUICK = ("--frames", "2", "--workers", "0")
@@ -150,8 +155,11 @@ def make_videos(folder: Path) -> None:
     (folder / "queries.txt").write_text("a sunset\na dog\n")
     lines = [f'{{"video": "{name}", "descriptions": ["Video {n}."]}}' for n, name in enumerate(names)]
     (folder / "descriptions.jsonl").write_text("\n".join(lines))
-    for make in (trees.hmdb51, trees.ucf101, trees.msrvtt):
+    for make in (trees.hmdb51, trees.ucf101, trees.msrvtt, trees.k400, trees.k600, trees.ssv2):
         make(folder / "data" / make.__name__, trees.tiny_video)
+    videos = sorted((folder / "data/k400/train").iterdir())
+    lines = [f'{{"video": "{video.stem}", "descriptions": ["Video {n}."]}}' for n, video in enumerate(videos)]
+    (folder / "k400.jsonl").write_text("\n".join(lines))
 
 
 def make_checkpoints(folder: Path) -> None:
@@ -163,20 +171,25 @@ def make_checkpoints(folder: Path) -> None:
                 parameter.add_(0.01 * torch.randn_like(parameter))
         save_model(folder / f"{name}.safetensors", model, towers=TOWERS, info={})
     openvclip_file(folder / "openvclip_swa.pth", model)
-    vificlip(folder / "vifi_clip.pth")
+    vificlip(folder / "vifi_clip.pth", "tiny_clip")
 
 
-def run_vactk(arguments: list[str]) -> None:
-    """Run a command with what stands for the large things that it names."""
+def stand_ins(word: str) -> tuple[str, ...]:
+    return next((found for pattern, found in STAND_INS.items() if re.fullmatch(pattern, word)), (word,))
+
+
+def run_vactk(arguments: list[str], small: Mapping[str, tuple[str, ...]] = SMALL) -> str:
+    """Run a command with what stands for the large things that it names; what it prints."""
     name, _ = split_name(arguments)
-    words = [stand_in for word in arguments for stand_in in STAND_INS.get(word, (word,))]
+    words = [stand_in for word in arguments for stand_in in stand_ins(word)]
     if name == "export" and not ONNX_ONLY & {*words}:
         words = ["torchscript" if word in ("onnx", "pt2") else word for word in words]
     names_model = {"--checkpoint", "--backbone"} & {*words} or ("--index" in words and "--add" not in words)
     if name in ("zeroshot", "retrieve", "export") and not names_model:
         words += TINY  # else ViT-B-16
-    result = CliRunner().invoke(app, [*words, *SMALL.get(name, ())], prog_name="vactk")
+    result = CliRunner().invoke(app, [*words, *small.get(name, ())], prog_name="vactk")
     assert result.exit_code == 0, f"vactk {shlex.join(arguments)}\n{result.stderr}{result.exception!r}"
+    return result.stdout
 
 
 @pytest.fixture
@@ -197,6 +210,42 @@ def test_a_documents_commands_run_in_order(sandbox, document):
             arguments = vactk_arguments(words)
             if arguments is not None:
                 run_vactk(arguments)
+
+
+def test_the_tables_of_published_results_are_those_of_the_data():
+    text = reproduction.GUIDE.read_text(encoding="utf-8")
+    assert reproduction.written(text) == text, "run: python -m tests.reproduction"
+    assert {(row.protocol, row.method, row.backbone) for row in published()} < {
+        (row.protocol, row.method, row.backbone) for row in reproduction.results()
+    }
+
+
+def test_every_command_of_these_tables_runs_and_reads_what_its_row_says(sandbox):
+    """Released files of several sizes have one stand-in: commands that become the same are run once."""
+    reading = ("--workers", "0", "--processes", "1", "--json")
+    small = SMALL | {
+        "finetune": (*SMALL["finetune"], "--shots", "0"),
+        "zeroshot": reading,
+        "retrieve": (*SMALL["retrieve"], "--json"),
+    }
+    found: dict[tuple[str, ...], str] = {}
+    for row in reproduction.results():
+        model = reproduction.model_of(row)
+        for command in filter(None, (*model.commands, reproduction.command(row))):
+            words = vactk_arguments(shlex.split(command))
+            sizes = [re.sub(r"(?<=-)(b32|l14)(?!$)|(?<=plus-)(b32|l14)$", "b16", word) for word in words]
+            key = tuple(stand_in for word in sizes for stand_in in stand_ins(word))
+            if key not in found:
+                found[key] = run_vactk(words, small)
+        if row.method == "CLIP4Clip (meanP)":
+            continue
+        result = json.loads(found[key])
+        assert result["protocol"] == row.protocol
+        if result.get("crops"):
+            trained = any("finetune" in command or " train" in command for command in model.commands)
+            frames, rest = reproduction.read_of_videos(row).split(" ", 1)
+            expected = f"{2 if trained else frames} {rest}"
+            assert f"{result['frames']} x {result['views']} x {result['crops']}" == expected, command
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

@@ -30,10 +30,10 @@ TEXT = {
 TOKENS = torch.tensor([[58, 3, 4, 59, 0, 0, 0, 0, 0, 0], [58, 7, 59, 0, 0, 0, 0, 0, 0, 0]])
 
 
-def toy_state():
+def toy_state(backbone="toy"):
     return {
         name: tensor.clone()
-        for name, tensor in load_backbone(BackboneConfig(name="toy")).clip.state_dict().items()
+        for name, tensor in load_backbone(BackboneConfig(name=backbone)).clip.state_dict().items()
     }
 
 
@@ -187,9 +187,9 @@ def test_plain_clips_are_checkpoints_too(tmp_path):
     assert all(name.startswith("temporal.") for name in model.info["import"]["missing"])
 
 
-def vificlip(path, **more):
+def vificlip(path, backbone="toy", **more):
     """A file as ViFi-CLIP's training writes it: towers under other names, no token embedding, its settings."""
-    state = toy_state()
+    state = toy_state(backbone)
     names = {}
     for name, tensor in state.items():
         if name.startswith("visual."):

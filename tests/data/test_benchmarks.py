@@ -69,10 +69,14 @@ def test_an_id_with_two_times_is_no_name_for_a_file(tmp_path):
 
 def test_something_something_templates_lose_their_brackets(tmp_path):
     videos = find_dataset("ssv2").load("val", root=trees.ssv2(tmp_path / "ssv2"))
-    assert videos.classes == ("Attaching something to something", "Holding something")
-    assert [record.label for record in videos.records] == [1, 0]
+    assert videos.classes == (
+        "Attaching something to something",
+        "Holding something",
+        "Moving something up",
+    )
+    assert [record.label for record in videos.records] == [1, 0, 2]
     assert videos.records[0].captions == ("holding a cup",)
-    assert [record.video.name for record in videos.records] == ["7.webm", "8.mp4"]
+    assert [record.video.name for record in videos.records] == ["7.webm", "8.mp4", "6.mp4"]
     unlabelled = find_dataset("ssv2").load("test", root=tmp_path)
     assert [record.label for record in unlabelled.records] == [None]
 

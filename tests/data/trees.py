@@ -24,7 +24,8 @@ def touch(path: Path) -> Path:
 
 def tiny_video(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_video(path, num_frames=6, codec="mpeg4" if path.suffix == ".avi" else "libx264")
+    codec = {".avi": "mpeg4", ".webm": "libvpx-vp9"}.get(path.suffix, "libx264")
+    return write_video(path, num_frames=6, codec=codec)
 
 
 def half_video(path: Path) -> Path:
@@ -83,17 +84,53 @@ def kinetics(root: Path, make: Maker = touch) -> Path:
     return root
 
 
+def k400(root: Path, make: Maker = touch) -> Path:
+    """Kinetics-400 with a training list of two classes, and a class of the other half in the validation list."""
+    kinetics(root, make)
+    rows = [f'"{label}",{label[:9]:_>9}{n},0,10' for label in ("abseiling", "air drumming") for n in range(4)]
+    header = "label,youtube_id,time_start,time_end,split,is_cc"
+    (root / "kinetics-400_train.csv").write_text("\n".join([header, *(f"{row},train,0" for row in rows)]))
+    with (root / "kinetics-400_val.csv").open("a") as file:
+        file.write('\n"zumba",zumba_56789,0,10,validate,0')
+    for row in rows:
+        make(root / "train" / f"{row.split(',')[1]}_000000_000010.mp4")
+    make(root / "val/zumba/zumba_56789_000000_000010.mp4")
+    return root
+
+
+def k600(root: Path, make: Maker = touch) -> Path:
+    """Three record lists of Open-VCLIP's, and of ViFi-CLIP's, which count through class tables of their own."""
+    tables = (["archery", "waving hand"], ["waving hand", "arguing"], ["arguing", "archery"])
+    for split, classes in enumerate(tables, 1):
+        folder = root / f"k600_split{split}"
+        folder.mkdir(parents=True)
+        (folder / "k600-openset-cls2index.json").write_text(json.dumps({c: n for n, c in enumerate(classes)}))
+        names = [label.replace(" ", "") for label in classes]
+        videos = [
+            f"val/{label.replace(' ', '_')}/{name}_000001_000011.mp4"
+            for label, name in zip(classes, names, strict=True)
+        ]
+        (folder / "test.csv").write_text("".join(f"{video},{n}\n" for n, video in enumerate(videos)))
+        lines = (f"{Path(video).name} {n}\n" for n, video in enumerate(videos))
+        (root / f"ZS_split{split}_K600_eval.txt").write_text("".join(lines))
+        for video in videos:
+            make(root / video)
+    return root
+
+
 def ssv2(root: Path, make: Maker = touch) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    labels = {"Holding something": "1", "Attaching something to something": "0"}
+    labels = {"Holding something": "1", "Attaching something to something": "0", "Moving something up": "2"}
     (root / "something-something-v2-labels.json").write_text(json.dumps(labels))
     items = [
         {"id": "7", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]},
         {"id": "8", "label": "attaching a to b", "template": "Attaching [something] to [something]"},
+        {"id": "6", "label": "moving a box up", "template": "Moving [something] up"},
     ]
     for name in ("train", "validation"):
         (root / f"something-something-v2-{name}.json").write_text(json.dumps(items))
     (root / "something-something-v2-test.json").write_text(json.dumps([{"id": "9"}]))
+    make(root / "videos/6.mp4")
     make(root / "videos/7.webm")
     make(root / "videos/8.mp4")
     make(root / "videos/9.webm")

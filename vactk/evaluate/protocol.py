@@ -54,7 +54,7 @@ class Published:
     protocol: str
     method: str
     backbone: str
-    metric: Literal["top1", "base", "novel", "harmonic_mean"]
+    metric: Literal["top1", "base", "novel", "harmonic_mean", "R@1", "R@5", "R@10"]
     value: float  # per cent
     sd: float | None = None  # over the protocol's results
     source: str

@@ -57,7 +57,7 @@ Dataset = Annotated[
     str | None,
     typer.Option(
         help="Dataset name, such as shapes or hmdb51; a folder with one subfolder per class; or a list of paths "
-        "and labels.",
+        "and labels or captions.",
         rich_help_panel=DATA,
     ),
 ]

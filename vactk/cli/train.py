@@ -179,7 +179,8 @@ def _print(result: TrainResult) -> None:
                 rows.append([*split, by, percent(accuracy["top1"]), percent(accuracy["top5"])])
     if not by_captions:
         print_table("Accuracy, %", ("split", "videos", "classes", "by", "top-1", "top-5"), rows)
-    print_line(_uses(result))
+    if result.videos:  # runs of earlier versions do not say
+        print_line(_uses(result))
     print_line(
         f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of the time waiting for data"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any, TypeVar
 
 import accelerate.utils
@@ -15,6 +16,7 @@ from torch import Tensor
 from vactk.errors import VactkError
 
 T = TypeVar("T")
+LAST_MESSAGE_S = 0.2  # for the thread of a process group to let go of its last message
 
 
 def make_accelerator(device: str, precision: str, **kwargs: Any) -> Accelerator:
@@ -137,3 +139,14 @@ class _Gather(torch.autograd.Function):
         total = gradient.contiguous()
         dist.all_reduce(total)
         return total[dist.get_rank()]
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Close the trackers and leave the process group.
+
+    The thread of a Gloo group takes Python's lock to free the tensors of its last message, and the group's end waits
+    for that thread, holding the lock: without a pause, processes can hang here.
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(LAST_MESSAGE_S)
+    accelerator.end_training()

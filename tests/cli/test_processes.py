@@ -79,7 +79,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tiny, tmp_path):
     assert list((run / "states").glob("step-*.pt"))
     # a process that dies takes the others along, and is named
     running = start(*command, "--epochs", "1000")
-    wait_for(lambda: len(json.loads((run / "run.json").read_text())["pieces"]) == 2, running)
+    wait_for(lambda: len(json.loads((run / "run.json").read_text())["segments"]) == 2, running)
     children = subprocess.run(
         ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(running.pid)],
         capture_output=True,

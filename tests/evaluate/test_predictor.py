@@ -66,7 +66,7 @@ def test_unreadable_files_are_objects_and_the_rest_is_predicted(model, folder, t
     found = vactk.Predictor(model, LABELS).predict([broken, str(video)])
     assert [one.video for one in found] == [video]
     assert len(found) == 1
-    assert [(one.video, one.place) for one in found.failures] == [(str(broken), 0)]
+    assert [(one.video, one.record_index) for one in found.failures] == [(str(broken), 0)]
     assert vactk.Predictor(model, LABELS).predict(broken).predictions == ()
 
 

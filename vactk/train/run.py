@@ -13,7 +13,7 @@ from typing import Any
 from vactk import config as settings
 from vactk.checkpoints.checkpoint import save_model
 from vactk.data.records import VideoSet
-from vactk.distributed import broadcast_object, on_any_process, process_state
+from vactk.distributed import broadcast_object, end_training, on_any_process, process_state
 from vactk.errors import RestartError, VactkError
 from vactk.evaluate.protocol import retrieval_protocol
 from vactk.evaluate.protocol_splits import split_data
@@ -150,7 +150,7 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
     )
     if run_dir.is_writer:
         write_text(run_dir.result, json.dumps(asdict(result), indent=2) + "\n")
-    trainer.accelerator.end_training()
+    end_training(trainer.accelerator)
     return result
 
 

@@ -232,15 +232,13 @@ def test_every_command_of_these_tables_runs_and_reads_what_its_row_says(sandbox)
     found: dict[tuple[str, ...], str] = {}
     for row in reproduction.results():
         model = reproduction.model_of(row)
-        for command in filter(None, (*model.commands, reproduction.command(row))):
+        for command in (*model.commands, reproduction.command(row)):
             words = vactk_arguments(shlex.split(command))
             if words[0] in ("zeroshot", "retrieve"):
                 words = [re.sub(r"-(b32|l14)\.", "-b16.", word) for word in words]
             key = tuple(stand_in for word in words for stand_in in stand_ins(word))
             if key not in found:
                 found[key] = run_vactk(words, small)
-        if row.method == "CLIP4Clip (meanP)":
-            continue
         result = json.loads(found[key])
         assert result["protocol"] == row.protocol
         if result.get("crops"):

@@ -110,7 +110,7 @@ def test_a_split_without_labels_cannot_be_measured(tmp_path):
         "zeroshot", "--dataset", "ssv2", "--split", "test", "--data-root", tmp_path, "--backbone", "toy"
     )
     assert result.exit_code == 1
-    assert "ssv2, test, has no labels to measure with" in result.stderr
+    assert "ssv2/test has no labels to evaluate with" in result.stderr
 
 
 def test_the_run_of_a_folder_has_a_name_of_its_own(root):
@@ -165,7 +165,7 @@ def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path,
         (["zeroshot", "--protocol", "hmdb51/ep2", "--split", "x"], "a protocol names its own splits"),
         (
             ["zeroshot", "--protocol", "msrvtt/1k-a"],
-            "is a retrieval protocol: `vactk retrieve` measures these",
+            "is a retrieval protocol: evaluate it with `vactk retrieve`",
         ),
         (["zeroshot", "--dataset", "msrvtt"], "'msrvtt' names no classes"),
         (

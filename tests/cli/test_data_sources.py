@@ -61,9 +61,13 @@ def test_a_protocol_as_a_table(root):
     assert "note: test1 has 3 classes, published: 51" in shown
 
 
-def test_all_protocols_are_listed():
+def test_all_protocols_are_listed_with_published_numbers_in_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     shown = run("zeroshot", "--protocol", "list").stdout
-    assert "ucf101/ep2" in shown
+    assert all(f"│ {name} " in shown for name in protocols())
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "videos: 3 x 1,530" in shown
+    assert "Open-VCLIP B/16: 53.2" in shown
     listed = answer("zeroshot", "--protocol", "list")["protocols"]
     assert {item["protocol"] for item in listed} == set(protocols())
 
@@ -106,7 +110,7 @@ def test_a_split_without_labels_cannot_be_measured(tmp_path):
         "zeroshot", "--dataset", "ssv2", "--split", "test", "--data-root", tmp_path, "--backbone", "toy"
     )
     assert result.exit_code == 1
-    assert "ssv2, test, has no labels to measure with" in result.stderr
+    assert "ssv2/test has no labels to evaluate with" in result.stderr
 
 
 def test_the_run_of_a_folder_has_a_name_of_its_own(root):
@@ -161,7 +165,7 @@ def test_a_folder_of_which_a_third_is_broken_trains_and_reports_it_all(tmp_path,
         (["zeroshot", "--protocol", "hmdb51/ep2", "--split", "x"], "a protocol names its own splits"),
         (
             ["zeroshot", "--protocol", "msrvtt/1k-a"],
-            "is a retrieval protocol: `vactk retrieve` measures these",
+            "is a retrieval protocol: evaluate it with `vactk retrieve`",
         ),
         (["zeroshot", "--dataset", "msrvtt"], "'msrvtt' names no classes"),
         (

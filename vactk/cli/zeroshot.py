@@ -22,7 +22,7 @@ from vactk.cli.processes import run_on
 from vactk.errors import VactkError
 
 if TYPE_CHECKING:
-    from vactk.evaluate.protocol import Published
+    from vactk.evaluate.protocol import Protocol, Published
     from vactk.evaluate.protocol_splits import ProtocolData
     from vactk.evaluate.results import ClassifierName, Unreadable
 
@@ -290,22 +290,25 @@ def _list_protocols(*, as_json: bool) -> None:
         ]
         print_json({"protocols": known})
         return
-    rows = (
-        [p.name, p.title, _counts(p.num_videos), p.hash or "-", _published(numbers[p.name])]
-        for p in protocols().values()
-    )
-    title = "Protocols, with published results in % (base / novel / harmonic mean); --json has their sources"
-    print_table(title, ("protocol", "classes and videos", "videos", "content", "published"), rows)
+    rows = ([p.name, _description(p), _published(numbers[p.name])] for p in protocols().values())
+    title = "Protocols, with published results in % (base / novel / harmonic mean, R@1 / R@5 / R@10)"
+    print_table(title, ("protocol", "classes and videos", "published"), rows)
+    print_line("--json has their sources; the guide to reproduction has the command for each.")
+
+
+def _description(protocol: Protocol) -> str:
+    """Format what is measured, the numbers of videos, and the content's hash, a line for each."""
+    counts = [f"{count:,}" for count in protocol.num_videos]
+    shown = f"{len(counts)} x {counts[0]}" if len(counts) > 1 and len({*counts}) == 1 else ", ".join(counts)
+    lines = [protocol.title, shown and f"videos: {shown}", protocol.hash and f"content: {protocol.hash}"]
+    return "\n".join(filter(None, lines))
 
 
 def _published(rows: Sequence[Published]) -> str:
     """Format the results, a line for each method and backbone."""
     lines: dict[str, list[str]] = {}
     for row in rows:
-        value = f"{row.value:g}" if row.sd is None else f"{row.value:g} +- {row.sd:g}"
-        lines.setdefault(f"{row.method} {row.backbone}", []).append(value)
+        value = f"{row.value:.1f}" if row.sd is None else f"{row.value:.1f} +- {row.sd:.1f}"
+        size = row.backbone.removeprefix("ViT-").replace("-", "/")
+        lines.setdefault(f"{row.method} {size}", []).append(value)
     return "\n".join(f"{method}: {' / '.join(values)}" for method, values in lines.items()) or "-"
-
-
-def _counts(counts: tuple[int, ...]) -> str:
-    return ", ".join(f"{count:,}" for count in counts) or "-"

@@ -117,6 +117,7 @@ def test_parts_of_a_tar_are_joined(tmp_path):
     assert [len(archive), archive_name(archive)] == [3, "20bn-something-something-v2"]
     unpack(archive, root / archive_name(archive))
     assert sorted(p.name for p in (root / "20bn-something-something-v2").iterdir()) == [
+        "6.mp4",
         "7.webm",
         "8.mp4",
         "9.webm",

@@ -172,7 +172,7 @@ def test_workers_that_cannot_start_are_a_users_error(folder_of_videos, tmp_path,
     monkeypatch.setattr("multiprocessing.context.ForkProcess.start", no_more)
     command = ["data", "convert", folder_of_videos, "--output", tmp_path / "converted", "--workers", "1"]
     message = fails(*command)
-    assert "cannot start a process that reads videos: Resource temporarily unavailable" in message
+    assert "cannot start a data-loading worker: Resource temporarily unavailable" in message
 
 
 def test_data_cache_check_and_prepare_on_a_full_disk(folder_of_videos, tmp_path):

@@ -92,7 +92,7 @@ def test_processes_of_a_launch_end_with_it_and_their_workers_too(number, tmp_pat
     if number == signal.SIGINT:
         said = (tmp_path / "hangs.log").read_text()
         assert process.exitcode == 130, said
-        assert said.count("Interrupted: stopped after step 1; go on with the same command and --resume") == 1
+        assert said.count("Interrupted: stopped after step 1; continue with the same command and --resume") == 1
         assert (tmp_path / "work/run/states/step-000000001.pt").exists()
 
 
@@ -121,7 +121,9 @@ def test_a_process_that_does_not_hear_is_ended_once_another_was_interrupted():
 
 def test_processes_of_torchrun_end_with_it(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setattr(entry, "app", lambda prog_name: [(tmp_path / "runs").touch(), time.sleep(60)])
+    monkeypatch.setattr(
+        "vactk.cli.app.app", lambda arguments, prog_name: [(tmp_path / "runs").touch(), time.sleep(60)]
+    )
     pids = multiprocessing.get_context("fork").SimpleQueue()
 
     def torchrun():

@@ -128,7 +128,7 @@ def test_videos_that_cannot_be_read_are_listed(folder, captioner, tmp_path):
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 5])
     result = run(folder, *wanted)
     assert result.exit_code == 0, result.stderr
-    assert "broken.mp4': it is damaged or not a video" in result.stdout
+    assert "broken.mp4': it is text, not a video" in result.stdout
     rows = [" ".join(line.strip("│ ").split("│")).split() for line in result.stdout.splitlines()]
     assert ["described", "4"] in rows
     assert ["failed", "1"] in rows

@@ -146,10 +146,10 @@ import sys
 from pathlib import Path
 from tests.retrieval import hanging
 from tests.retrieval.pages import Fake, entry
-from vactk.retrieval import page
-page.make_still = getattr(hanging, sys.argv[2])
+from vactk.retrieval import server
+server.make_still = getattr(hanging, sys.argv[2])
 fake = Fake([entry(1, Path(sys.argv[1]))])
-page.serve(fake, port=0, ready=lambda url: print(url, flush=True))
+server.serve(fake, port=0, ready=lambda url: print(url, flush=True))
 print("tidied up", flush=True)
 """
 

@@ -144,8 +144,8 @@ class _Gather(torch.autograd.Function):
 def end_training(accelerator: Accelerator) -> None:
     """Close the trackers and leave the process group.
 
-    The thread of a Gloo group takes Python's lock to free the tensors of its last message, and the group's end waits
-    for that thread, holding the lock: without a pause, processes can hang here.
+    The thread of a Gloo group takes Python's lock to free the tensors of its last message, and the group's end
+    waits for that thread, holding the lock: without a pause, processes can hang here.
     """
     if accelerator.num_processes > 1:
         time.sleep(LAST_MESSAGE_S)

@@ -92,7 +92,9 @@ def test_processes_of_a_launch_end_with_it_and_their_workers_too(number, tmp_pat
     if number == signal.SIGINT:
         said = (tmp_path / "hangs.log").read_text()
         assert process.exitcode == 130, said
-        assert said.count("Interrupted: stopped after step 1; continue with the same command and --resume") == 1
+        assert (
+            said.count("Interrupted: stopped after step 1; continue with the same command and --resume") == 1
+        )
         assert (tmp_path / "work/run/states/step-000000001.pt").exists()
 
 

@@ -20,7 +20,7 @@ FROM_THE_PARENT = ("fork", "spawn")  # start methods; a fork server would be the
 
 @dataclass(frozen=True)
 class Parent:
-    """What a child needs to know about its parent."""
+    """The parent, as a child process needs to know it."""
 
     pid: int
     signals: bool  # whether the system can signal the parent's end to the child

@@ -16,8 +16,9 @@ import typer
 
 from tests.benchmarks.kill_resume import finish, kill_after
 from vactk.data.shapes import load_shapes
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index.sqlite_store import LocalStore
-from vactk.retrieval.index.store import IndexEntry, Restriction
+from vactk.retrieval.index.store import IndexEntry
 
 QUERIES = 50
 
@@ -66,7 +67,7 @@ def hits_of(store: LocalStore) -> list[list[tuple[IndexEntry, float]]]:
     assert store.facts is not None
     queries = torch.randn(QUERIES, store.facts.dim, generator=torch.Generator().manual_seed(0))
     hits = []
-    for found in store.nearest(queries, 10, Restriction()):
+    for found in store.nearest(queries, 10, SearchFilter()):
         entries = store.entries(found.keys)
         hits.append([(entries[key], score) for key, score in zip(found.keys, found.scores, strict=True)])
     return hits

@@ -27,16 +27,17 @@ import typer
 
 from tests.benchmarks.m2clip_step import peak_memory
 from vactk.data.records import Record
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.sqlite_store import LocalStore
-from vactk.retrieval.index.store import IndexItem, IndexMetadata, Restriction, VideoEmbeddings
+from vactk.retrieval.index.store import IndexItem, IndexMetadata, VideoEmbeddings
 
 CENTRES = 20_000
 NOISE = 1.0  # length of what is added to a centre of length 1
 CHUNK = 50_000
 QUERIES = 50
 TOP = 10
-NOTHING = Restriction()
+NOTHING = SearchFilter()
 
 
 def main(

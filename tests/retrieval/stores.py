@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from vactk.data.records import Record
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index.file_identity import FileState
-from vactk.retrieval.index.store import IndexItem, Restriction, VideoEmbeddings
+from vactk.retrieval.index.store import IndexItem, VideoEmbeddings
 
 DIM = 8
 
@@ -34,13 +35,13 @@ def unreadable(number: int) -> VideoEmbeddings:
 
 def content(store) -> set[tuple[str, float, float, str]]:
     """All that can be found in a store: videos, times and labels."""
-    (found,) = store.nearest(torch.ones(1, store.facts.dim), 10_000, Restriction())
+    (found,) = store.nearest(torch.ones(1, store.facts.dim), 10_000, SearchFilter())
     entries = store.entries(found.keys)
     return {(str(e.video), e.start_s, e.end_s, e.label) for e in entries.values()}
 
 
 def best(store, query, count=3, **only):
     """(video, score) of the nearest entries."""
-    (found,) = store.nearest(query[None], count, Restriction(**only))
+    (found,) = store.nearest(query[None], count, SearchFilter(**only))
     entries = store.entries(found.keys)
     return [(entries[key].video.name, score) for key, score in zip(found.keys, found.scores, strict=True)]

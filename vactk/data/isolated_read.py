@@ -159,7 +159,7 @@ def _only(items: list[T]) -> T:
 
 
 class _Outcome(NamedTuple):
-    """What came of a call."""
+    """The result of a call, or its error."""
 
     value: Any = None
     error: Exception | None = None

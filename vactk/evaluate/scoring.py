@@ -109,7 +109,7 @@ def score_variants(
 
 
 class _ReadLog:
-    """What went wrong in reading videos. Raises VactkError when too many fail."""
+    """Log of videos that could not be read. Raises VactkError when too many fail."""
 
     def __init__(self, num_videos: int, max_failed: float) -> None:
         self.num_videos, self.max_failed = num_videos, max_failed

@@ -1,4 +1,4 @@
-"""What is asked of an index, and what it answers."""
+"""Hits of a search, the filter on them, and the interface of an index that can be searched."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Searchable(Protocol):
         ...
 
     def entry(self, key: int) -> Hit | None:
-        """What a hit's key names, with rank and score 0; None for what is not in the index."""
+        """Return the entry that a hit's key names, with rank and score 0; None if it is not in the index."""
         ...
 
     def labels(self) -> list[str]:

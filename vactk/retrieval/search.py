@@ -18,7 +18,7 @@ from vactk.evaluate.scoring import image_spec
 from vactk.models.video_model import VideoModel
 from vactk.retrieval.hits import Hit, SearchFilter
 from vactk.retrieval.index.embedding import check_query
-from vactk.retrieval.index.store import Neighbors, Restriction, Store, thin_out
+from vactk.retrieval.index.store import Neighbors, Store, thin_out
 from vactk.retrieval.index.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates
 
@@ -55,7 +55,7 @@ class Searcher:
         return self.store.labels()
 
     def entry(self, key: int) -> Hit | None:
-        """What a hit's key names, with rank and score 0; None for what is not in the index."""
+        """Return the entry that a hit's key names, with rank and score 0; None if it is not in the index."""
         found = self.store.entries([key]).get(key)
         return None if found is None else Hit(rank=0, score=0.0, key=key, **found._asdict())
 
@@ -100,12 +100,11 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Looks at more candidates until there are enough hits, or no more candidates."""
         size = self.store.counts().entries
-        only = Restriction(path=wanted.path, label=wanted.label)
         results: list[list[Hit]] = [[] for _ in vectors]
         places = list(range(len(vectors)))
         count = min(size, MORE * wanted.top)
         while places and count:
-            found = self.store.nearest(vectors[places], count, only)
+            found = self.store.nearest(vectors[places], count, wanted)
             entries = self.store.entries({key for one in found for key in one.keys})
             entries = {key: entry for key, entry in entries.items() if entry.video not in without}
             short = []

@@ -182,7 +182,7 @@ class Guarded:
 
 
 class Page:
-    """What the routes answer. Searches take turns: a model is not made for several at once."""
+    """The answers of the routes. Searches take turns: a model is not made for several at once."""
 
     def __init__(self, searchable: Searchable, reader: IsolatedReader, clips: Path, title: str) -> None:
         self.searchable = searchable

@@ -74,7 +74,7 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_plain_data(path: Path) -> Any:
-    """What torch.save wrote, if it is plain values and tensors. Raises VactkError for code and damaged files."""
+    """Read plain values and tensors that torch.save wrote. Raises VactkError for code and damaged files."""
     _refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(INERT):

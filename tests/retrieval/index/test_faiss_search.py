@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from tests.retrieval.conftest import facts
 from tests.retrieval.stores import embedded
 from vactk.errors import VactkError
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index import faiss_search
 from vactk.retrieval.index.sqlite_store import LocalStore
-from vactk.retrieval.index.store import Restriction
 
 DIM = 16
-NOTHING = Restriction()
+NOTHING = SearchFilter()
 
 
 def clustered(number: int, seed: int = 0) -> torch.Tensor:

@@ -11,10 +11,10 @@ import torch
 from tests.retrieval.conftest import facts
 from tests.retrieval.stores import DIM, best, content, embedded, unreadable
 from vactk.errors import VactkError
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index import shards, sqlite_store
 from vactk.retrieval.index.shards import Shard, nearest
 from vactk.retrieval.index.sqlite_store import LocalStore
-from vactk.retrieval.index.store import Restriction
 from vactk.weights.safetensors_file import save_tensors
 
 
@@ -229,7 +229,7 @@ def test_a_damaged_index_is_named_and_refused(store, damage, message):
     store.close()
     damage(store.folder)
     with pytest.raises(VactkError, match=message):
-        LocalStore(store.folder).nearest(torch.ones(1, DIM), 3, Restriction())
+        LocalStore(store.folder).nearest(torch.ones(1, DIM), 3, SearchFilter())
 
 
 def test_only_an_empty_folder_becomes_an_index(tmp_path):
@@ -246,4 +246,4 @@ def test_an_empty_index_answers_that_it_is_empty(store):
     assert store.counts()[:3] == (0, 0, 0)
     finish(store)
     with pytest.raises(VactkError, match="there is no index"):
-        LocalStore(store.folder.parent / "nowhere").nearest(torch.ones(1, DIM), 3, Restriction())
+        LocalStore(store.folder.parent / "nowhere").nearest(torch.ones(1, DIM), 3, SearchFilter())

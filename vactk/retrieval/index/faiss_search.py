@@ -73,7 +73,7 @@ def _rows_of(shard: Shard, keys: np.ndarray) -> np.ndarray:
 
 
 def load(folder: Path, shards: Sequence[Shard]) -> FaissIndex | None:
-    """What was built for exactly these entries, if anything."""
+    """Load the search structure that was built for exactly these entries, if any."""
     state = _read_state(folder)
     if state.get("entries") != _fingerprint(shards) or importlib.util.find_spec("faiss") is None:
         return None
@@ -203,7 +203,7 @@ def _tune(index: Any, shards: Sequence[Shard], probes: Tensor) -> float:
 
 
 def _fingerprint(shards: Sequence[Shard]) -> str:
-    """Of the entries that count."""
+    """Return a hash of the entries that count."""
     names = [f"{shard.path.name}:{int((shard.keys < 0).sum())}" for shard in shards]
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 

@@ -17,14 +17,14 @@ READ_ONLY: int = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BIN
 
 
 class FileState(NamedTuple):
-    """What shows that a file has changed."""
+    """Size and time of a file: they show that it has changed."""
 
     size: int  # bytes
     mtime_ns: int
 
     @classmethod
     def of(cls, path: Path) -> FileState | None:
-        """None where there is no file."""
+        """Return the state of a file; None where there is none."""
         try:
             found = path.stat()
         except OSError:
@@ -33,7 +33,7 @@ class FileState(NamedTuple):
 
 
 class FileIdentity(NamedTuple):
-    """What shows that a file is the one that was indexed, even where somebody wants to pass off another as it."""
+    """Proof that a file is the one that was indexed, even where another was made to look like it."""
 
     size: int = 0
     mtime_ns: int = 0
@@ -42,7 +42,7 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, path: Path, state: FileState) -> FileIdentity:
-        """Of a file that was in this state when it was listed."""
+        """Return the identity of a file that was in this state when it was listed."""
         try:
             with io.FileIO(os.open(path, READ_ONLY)) as file:
                 digest = _digest(file) if _is_in(file, state) else ""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vactk.errors import VactkError, first_line
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index.file_identity import FileIdentity, FileState
 from vactk.retrieval.index.store import (
     Counts,
@@ -28,7 +29,6 @@ from vactk.retrieval.index.store import (
     IndexEntry,
     IndexMetadata,
     Neighbors,
-    Restriction,
     VideoEmbeddings,
 )
 
@@ -106,7 +106,7 @@ class MilvusStore:
         with self._errors():
             self._client.flush(self.collection)
 
-    def nearest(self, queries: Tensor, count: int, only: Restriction) -> list[Neighbors]:
+    def nearest(self, queries: Tensor, count: int, only: SearchFilter) -> list[Neighbors]:
         conditions = [READABLE]
         if only.label:
             conditions.append(f"label_folded == {_quoted(only.label.casefold())}")

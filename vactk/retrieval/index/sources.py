@@ -1,4 +1,4 @@
-"""What is added to an index: the videos of a folder, of a file, or of a dataset."""
+"""Videos to add to an index: a folder's, a list's or a dataset's, or a single file."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vactk.errors import VactkError
 from vactk.files.atomic import TEMPORARY, atomic_path
+from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index import faiss_search, shards
 from vactk.retrieval.index.file_identity import FileIdentity, FileState
 from vactk.retrieval.index.shards import Shard, nearest, open_shard, repack, write_shard
@@ -30,7 +31,6 @@ from vactk.retrieval.index.store import (
     IndexEntry,
     IndexMetadata,
     Neighbors,
-    Restriction,
     VideoEmbeddings,
 )
 
@@ -142,7 +142,7 @@ class LocalStore:
         faiss_search.build(self.folder, live, probes, self._method, message)
         self._seen = None
 
-    def nearest(self, queries: Tensor, count: int, only: Restriction) -> list[Neighbors]:
+    def nearest(self, queries: Tensor, count: int, only: SearchFilter) -> list[Neighbors]:
         self._refresh()
         if only.path or only.label:
             return nearest(self._shards, queries, count, self._allowed(only))
@@ -338,7 +338,7 @@ class LocalStore:
             for file, num_rows, dead in rows
         ]
 
-    def _allowed(self, only: Restriction) -> np.ndarray:
+    def _allowed(self, only: SearchFilter) -> np.ndarray:
         conditions, values = [], []
         if only.label:
             conditions.append("LOWER(v.label) = LOWER(?)")

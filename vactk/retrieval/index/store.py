@@ -1,4 +1,4 @@
-"""What an index keeps, wherever it is kept."""
+"""The contents of an index, and the interface of the stores that keep them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class IndexMetadata:
-    """What an index was made with: vectors of another make cannot be compared with its own."""
+    """The model and settings that an index was built with; vectors of others are not comparable with its own."""
 
     dim: int  # of the vectors
     fingerprint: str  # of the model's weights
@@ -33,7 +33,7 @@ class IndexMetadata:
 
     @classmethod
     def of(cls, values: Any, where: object) -> IndexMetadata:
-        """Raises VactkError where `values` are not of this format."""
+        """Build the metadata from stored values. Raises VactkError where they are not of this format."""
         try:
             facts = cls(**values)
             if not (isinstance(facts.model, dict) and isinstance(facts.reading, dict)):
@@ -59,16 +59,16 @@ class IndexItem:
 
     @property
     def key(self) -> str:
-        """Names the video, or the part of it, within an index."""
+        """The name of the video, or of the segment of it, within an index."""
         return item_key(self.record)
 
     def identify(self) -> FileIdentity:
-        """What tells its file from any other that takes its place."""
+        """Return what distinguishes its file from any other put in its place."""
         return FileIdentity.of(self.record.video, self.state)
 
 
 def item_key(record: Record) -> str:
-    """The file's path, with the times where it is a part."""
+    """Return the file's path, with the times of a segment."""
     if record.start_s is None and record.end_s is None:
         return str(record.video)
     return f"{record.video}#t={record.start_s or 0:g},{'' if record.end_s is None else f'{record.end_s:g}'}"
@@ -85,7 +85,7 @@ class IndexedVideo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEmbeddings:
-    """A video with its vectors, or with what kept it from having any."""
+    """A video with its vectors, or with the reason for having none."""
 
     item: IndexItem
     spans: Sequence[tuple[float, float]] = ()  # of the W windows, in seconds
@@ -110,14 +110,6 @@ class Neighbors:
 
     keys: Sequence[int]
     scores: Sequence[float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restriction:
-    """The entries that count, by their video. Empty: all."""
-
-    path: str = ""
-    label: str = ""
 
 
 class Store(Protocol):
@@ -150,8 +142,8 @@ class Store(Protocol):
         """After the last `write`: tidy up, and prepare for quick searches. probes (P, E): typical queries"""
         ...
 
-    def nearest(self, queries: Tensor, count: int, only: Restriction) -> list[Neighbors]:
-        """The `count` entries with the largest dot products. queries (Q, E) float32"""
+    def nearest(self, queries: Tensor, count: int, only: SearchFilter) -> list[Neighbors]:
+        """Return the `count` nearest entries whose path and label `only` allows. queries (Q, E) float32"""
         ...
 
     def entries(self, keys: Collection[int]) -> Mapping[int, IndexEntry]:

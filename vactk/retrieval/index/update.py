@@ -1,4 +1,4 @@
-"""Brings an index up to date with its videos: only what is new or has changed is read."""
+"""Bring an index up to date with its videos: only new and changed files are read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class EmbeddingConfig:
     windows: WindowConfig = field(default_factory=WindowConfig)
 
     def to_json(self) -> dict[str, Any]:
-        """What changes vectors, and nothing else."""
+        """Return the settings that change vectors, and no others."""
         data = settings.to_dict(self.data)
         kept = {name: data[name] for name in ("num_frames", "views", "sampling")}
         crops = {"transform": {"eval_crops": self.data.transform.eval_crops}}
@@ -64,7 +64,7 @@ class EmbeddingConfig:
 
 @dataclass
 class Change:
-    """What bringing an index up to date did. Videos are given by their paths."""
+    """Result of an update. Videos are given by their paths."""
 
     added: int = 0
     replaced: int = 0  # files that had changed
@@ -85,7 +85,7 @@ class Change:
 
 @dataclass(frozen=True)
 class IndexDiff:
-    """What an index lacks of a source, and what it has too much."""
+    """The difference between an index and a source: videos to embed, and videos to drop."""
 
     items: list[IndexItem]
     drop: list[str]
@@ -180,7 +180,7 @@ def embed_videos(
     *,
     batch_size: int,
 ) -> Iterator[list[VideoEmbeddings]]:
-    """All videos in their order, some at a time, the same on every process.
+    """Yield the embeddings of all videos in their order, some at a time, the same on every process.
 
     A batch holds the same videos wherever one starts, so that its vectors are the same to the last bit. The model
     must be on the accelerator's device, and in evaluation mode.
@@ -237,7 +237,7 @@ def _embed(
     parts = []
     counts = [len(piece.spans) for piece in batch.pieces]
     for piece, own in zip(batch.pieces, vectors.split(counts), strict=True):
-        error = piece.error if torch.isfinite(own).all() else "what the model makes of it is not finite"
+        error = piece.error if torch.isfinite(own).all() else "its embedding is not finite"
         parts.append(EmbeddedChunk(piece.piece, own, piece.spans, error, piece.warning))
     return parts
 
@@ -274,7 +274,7 @@ def _all_pieces(
 
 
 def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]]:
-    """Short videos in groups, the pieces of a long one apart."""
+    """Group short videos; each piece of a long one is a batch of its own."""
     batches: list[list[Piece]] = []
     group: list[Piece] = []
     for own in videos:
@@ -293,7 +293,7 @@ def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]
 def make_metadata(
     model: VideoModel, opened_by: dict[str, Any], reading: EmbeddingConfig, fingerprint: str
 ) -> IndexMetadata:
-    """What binds a new index. `opened_by`: what opens the model again."""
+    """Return the metadata of a new index. `opened_by`: how to load the model again."""
     return IndexMetadata(
         dim=model.video_clip.vision.embed_dim,
         fingerprint=fingerprint,
@@ -304,7 +304,7 @@ def make_metadata(
 
 
 def check_model(store: Store, fingerprint: str, reading: EmbeddingConfig) -> None:
-    """Raises VactkError where vectors of this model, read so, cannot stand beside those of the index."""
+    """Raise VactkError where vectors of this model and these settings are not comparable with the index's."""
     facts = store.facts
     if facts is None:
         return
@@ -323,7 +323,7 @@ def check_model(store: Store, fingerprint: str, reading: EmbeddingConfig) -> Non
 
 
 def typical_queries(model: VideoModel, device: torch.device) -> torch.Tensor:
-    """Some hundred texts as users may ask them, embedded: names of actions. -> (P, E)"""
+    """Embed some hundred names of actions, as examples of what users search for. -> (P, E)"""
     from vactk.data.annotations.classes import known_classes
 
     words = tuple(known_classes("k600").values())

@@ -114,12 +114,12 @@ class WindowDataset:
 
     @property
     def window_bytes(self) -> int:
-        """Of what one window becomes."""
+        """The size of one window's frames in memory."""
         views = self.config.views * self.config.transform.eval_crops
         return views * self.config.num_frames * 3 * self.picture.size**2 * 4
 
     def failed(self, piece: Piece, reason: str) -> Windows:
-        """What stands for a piece on which a worker was lost."""
+        """Return the result for a piece whose worker was lost."""
         return self._failed(piece, str(VideoError(self.records[piece.place].video, reason)))
 
     def _failed(self, piece: Piece, message: str) -> Windows:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from pathlib import Path
+
+from accelerate.state import AcceleratorState
 
 from vactk.data import worker_pool
 
@@ -40,6 +43,10 @@ def started(function, folder, *, healthy=0):
         real_work(parent, Hanging(source, folder, healthy), *rest)
 
     def run():
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # shells have jobs in the background ignore it
+        AcceleratorState._reset_state(reset_partial_state=True)  # of tests before, which ran alone
         worker_pool._work = work
         multiprocessing.get_context = lambda method=None: fork  # for launches: none imports torch again
         with folder.with_suffix(".log").open("w") as log:

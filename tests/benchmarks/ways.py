@@ -37,7 +37,6 @@ try:
         except ImportError:  # before checkpoints had a package of their own
             from vactk.models.foreign import open_model
         from pathlib import Path
-from typing import Annotated
         open_model(Path(sys.argv[2]))
     else:
         from vactk.__main__ import main

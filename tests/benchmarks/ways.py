@@ -74,8 +74,10 @@ def main(
         folder = Path(made)
         video = str(write_video(folder / "clip.mp4"))
         data = str(trees.hmdb51(folder / "data" / "hmdb51", make=trees.tiny_video).parent)
-        index = str(folder / "index")
-        entered(root[0], "retrieve", "--index", index, "--add", video, "--backbone", "toy", *QUIET)
+        index = "INDEX"  # one for each checkout: formats differ
+        for number, path in enumerate(root):
+            own = f"{folder}/{number}"
+            entered(path, "retrieve", "--index", own, "--add", video, "--backbone", "toy", *QUIET)
         ways = {
             "a video path to logits": ("zeroshot", video, "--labels", "a,b", "--backbone", "toy", *QUIET),
             "a protocol's name to a table": (
@@ -86,7 +88,10 @@ def main(
         if reference is not None:
             ways["a foreign checkpoint to a model"] = ("open", str(reference / FOREIGN))
         for name, args in ways.items():
-            found = [entered(path, *args) for path in root]
+            found = [
+                entered(path, *(f"{folder}/{number}" if word == index else word for word in args))
+                for number, path in enumerate(root)
+            ]
             typer.echo(f"{name:36}" + "   ".join(f"{len(files):3}" for files in found))
             if verbose:
                 for files in found:

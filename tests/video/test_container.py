@@ -46,7 +46,7 @@ def make(kind: str, folder: Path) -> Path:
         ("lfs", "git lfs pull"),
         ("audio", "it has no video stream, only audio"),
         ("cut", r"its index \(the moov box\) is missing"),
-        ("noise", "damaged or not a video"),
+        ("noise", "it is damaged"),
     ],
 )
 def test_what_cannot_be_read_says_why_in_one_line(kind, reason, tmp_path):

@@ -67,6 +67,14 @@ def end_with(parent: Parent) -> None:
         threading.Thread(target=_watch, args=(parent.lifeline,), daemon=True).start()
 
 
+def begin_worker(parent: Parent) -> None:
+    """End this process with `parent`, and by SIGTERM; leave Ctrl-C, which reaches it too, to the parent."""
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent installed
+    hear_signals()
+
+
 def end_with_launcher() -> None:
     """Have this process end with torchrun or `accelerate launch`, where one of them started it; Linux alone can."""
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":

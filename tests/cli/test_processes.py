@@ -12,6 +12,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+from tests.data import trees
 from vactk.cli import processes
 from vactk.cli.app import app
 from vactk.cli.processes import Ending, Failure
@@ -37,12 +38,7 @@ def tiny(tmp_path, monkeypatch):
 
     split = Split(classes=("star moving left", "key moving up"), videos_per_class=4, seed=4)
     monkeypatch.setitem(clips.SPLITS, "seen", split)
-    made = clips.load_shapes("seen", root=tmp_path / "made")
-    for record in made.records:
-        folder = tmp_path / "data" / made.classes[record.label]
-        folder.mkdir(parents=True, exist_ok=True)
-        record.video.rename(folder / record.video.name)
-    return tmp_path / "data"
+    return trees.class_folders(clips.load_shapes("seen", root=tmp_path / "made"), tmp_path / "data")
 
 
 def test_one_json_object_from_several_processes_equal_to_one(tiny):

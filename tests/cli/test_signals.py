@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.data import trees
 from tests.hanging import WITHIN_S, hanging, is_alive, seconds_until_end, started, wait_until
 from vactk import __main__ as entry
 from vactk.checkpoints.checkpoint import save_model
@@ -43,10 +44,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(clips.SPLITS, "seen", split)
         videos = clips.load_shapes("seen", root=folder / "shapes")
-    for record in videos.records:
-        target = folder / "clips" / videos.classes[record.label]
-        target.mkdir(parents=True, exist_ok=True)
-        record.video.rename(target / record.video.name)
+    trees.class_folders(videos, folder / "clips")
     for seed, name in enumerate("ab"):
         torch.manual_seed(seed)
         model = new_model(ModelConfig(backbone=BackboneConfig(name="toy")))

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.video.conftest import write_video
 from vactk.data.annotations.entries import Annotations
 from vactk.data.file_tree import INDEX_NAME, FileTree
+from vactk.data.records import VideoSet
 
 Maker = Callable[[Path], object]
 HMDB_CLASSES = ("brush_hair", "kick", "kick_ball")
@@ -33,6 +34,15 @@ def half_video(path: Path) -> Path:
     write_video(path, num_frames=60, container_options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
     return path
+
+
+def class_folders(videos: VideoSet, root: Path) -> Path:
+    """Move videos into a folder for each class."""
+    for record in videos.records:
+        folder = root / videos.classes[record.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        record.video.rename(folder / record.video.name)
+    return root
 
 
 def hmdb51(root: Path, make: Maker = touch, suffix: str = ".avi") -> Path:

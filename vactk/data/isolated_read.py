@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from vactk.child_processes import Parent, end_with, hear_signals, signals_held, this_process
+from vactk.child_processes import Parent, begin_worker, signals_held, this_process
 from vactk.data.worker_pool import CRASHES_ALLOWED, BatchLoader, ItemReader, cause_of_death
 from vactk.errors import VactkError
 from vactk.progress import Progress
@@ -212,10 +211,7 @@ def _not_started(error: Exception) -> VactkError:
 
 def _serve(parent: Parent, connection: Connection) -> None:
     """The life of a process."""
-    end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches it too: its parent ends it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    hear_signals()
+    begin_worker(parent)
     torch.set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone, or has no more calls
         connection.send(None)

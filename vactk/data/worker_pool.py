@@ -19,7 +19,7 @@ import torch
 import torch.multiprocessing
 
 from vactk import interrupt
-from vactk.child_processes import Parent, end_with, hear_signals, signals_held, this_process
+from vactk.child_processes import Parent, begin_worker, signals_held, this_process
 from vactk.errors import VactkError
 
 Key = TypeVar("Key")
@@ -258,10 +258,7 @@ def _work(
     shared: bool,
 ) -> None:
     """Run a worker process."""
-    end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches workers too; the main process ends them
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the main process installed
-    hear_signals()
+    begin_worker(parent)
     torch.set_num_threads(1)
     while True:
         try:

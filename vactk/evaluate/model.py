@@ -91,8 +91,10 @@ class Model(VideoModel):
         files = {i: Path(item) for i, item in enumerate(items) if isinstance(item, str | Path)}
         was_training = self.video_clip.training
         self.train(False)
+        accelerator = make_accelerator(self.settings.device, self.settings.precision)
         try:
-            found = {**self._embed_files(files), **self._embed_clips(clips)}
+            with accelerator.autocast():
+                found = {**self._embed_files(files), **self._embed_clips(clips)}
         finally:
             self.train(was_training)
         return torch.stack([found[i] for i in range(len(items))])
@@ -122,8 +124,12 @@ class Model(VideoModel):
 
     def _embed(self, views: Tensor) -> Tensor:
         """views (B, V, T, 3, H, W) -> (B, E)"""
-        with make_accelerator(self.settings.device, self.settings.precision).autocast():
-            return embed_views(self, views.to(self.device)).cpu()
+        return embed_views(self, views.to(self.device)).cpu()
+
+
+def settings_of(model: VideoModel) -> EvalConfig:
+    """Return the settings to evaluate a model with: a `Model`'s own, else the defaults."""
+    return model.settings if isinstance(model, Model) else EvalConfig()
 
 
 def load_model(name: str | Path, *, device: str = "auto", settings: Mapping[str, Any] | None = None) -> Model:

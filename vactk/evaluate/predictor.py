@@ -15,7 +15,7 @@ from vactk.data.video_dataset import ReadError
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import check_answer, class_embeddings, class_scorers, cosine_scorer
 from vactk.evaluate.config import EvalConfig
-from vactk.evaluate.model import Model
+from vactk.evaluate.model import settings_of
 from vactk.evaluate.results import ClassifierName, errors_json, note_lines
 from vactk.evaluate.scoring import Scores, Variant, score_variants
 from vactk.evaluate.setup import prepare_model
@@ -110,7 +110,7 @@ class Predictor:
         around labels, or a sentence with {}. `by`: what answers, see `vactk zeroshot --by`. `config`: by default
         the model's own. Raises VactkError for labels that cannot be told apart, and those `by` cannot answer for.
         """
-        config = config or (model.settings if isinstance(model, Model) else EvalConfig())
+        config = config or settings_of(model)
         self.config = config if templates is None else dataclasses.replace(config, templates=templates)
         self.model = model
         self.by = by

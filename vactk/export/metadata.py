@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,9 +100,3 @@ def label_metadata(inference: InferenceSpec, labels: Labels) -> dict[str, Any]:
         "templates": list(inference.templates),
         "answer": inference.answer,
     }
-
-
-def describe_frames(takes: Sequence[Any]) -> str:
-    """The frames that files take, in words."""
-    kinds = {str(value) for value in takes}
-    return "any number" if kinds == {"any"} else " or ".join(sorted(kinds))

@@ -11,6 +11,7 @@ from vactk.config import build, merge
 from vactk.data.config import DataConfig
 from vactk.errors import VactkError
 from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.model import settings_of
 from vactk.evaluate.setup import load_for_evaluation, prepare_model
 from vactk.models.video_model import VideoModel
 from vactk.retrieval.hits import Hit, SearchFilter
@@ -50,7 +51,7 @@ class Index:
             log = logging.getLogger("vactk").info
             model, config = load_index_model(store.name, facts.model, overrides, log)
         else:
-            config = EvalConfig()
+            config = settings_of(model)
         embedding = build(EmbeddingConfig, merge(facts.reading, {"data": machine_settings(config.data)}))
         check_model(store, model_fingerprint(model), embedding)
         accelerator = prepare_model(model, config)

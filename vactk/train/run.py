@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,7 @@ from vactk.evaluate.protocol import retrieval_protocol
 from vactk.evaluate.protocol_splits import split_data
 from vactk.evaluate.retrieval import evaluate_retrieval, retrieval_data
 from vactk.evaluate.zero_shot import evaluate_protocol
-from vactk.files.atomic import atomic_path, write_text
+from vactk.files.atomic import atomic_path, write_json
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress, Reporter
@@ -149,7 +148,7 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
         chosen=chosen,
     )
     if run_dir.is_writer:
-        write_text(run_dir.result, json.dumps(asdict(result), indent=2) + "\n")
+        write_json(run_dir.result, asdict(result), indent=2)
     end_training(trainer.accelerator)
     return result
 

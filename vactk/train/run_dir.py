@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 
 from vactk import config as settings
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.files.atomic import atomic_path, remove_leftovers, write_text
 from vactk.train.recipe import Recipe
 
@@ -93,7 +93,7 @@ class RunDir:
             try:
                 torch.save(state, temporary)
             except RuntimeError as error:  # torch's writer reports a full disk as its own error
-                raise OSError(str(error).splitlines()[0]) from error
+                raise OSError(first_line(error)) from error
         for old in self._state_files()[:-KEPT_STATES]:
             with contextlib.suppress(OSError):  # an old state too many does no harm
                 old.unlink(missing_ok=True)

@@ -33,6 +33,8 @@ from vactk.train.run_dir import RunDir
 from vactk.train.task import VideoTextTask, choose_trained
 from vactk.train.trainer import Trainer
 
+FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
+
 
 def start_from(
     path: Path, model: VideoModel, *, originals: bool = True
@@ -66,9 +68,6 @@ def start_from(
         kept |= {name: tensor.clone() for name, tensor in own.items() if name.startswith("clip.")}
     model.module_dict().load_state_dict(fits, strict=False)
     return dataclasses.replace(model, info={"initial": initial}), kept
-
-
-FEW_STEPS = 50  # fewer hardly train anything: few videos, large batches
 
 
 def build_trainer(recipe: Recipe, videos: VideoSet, run_dir: RunDir, reporter: Reporter) -> Trainer:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vactk.data.video_dataset import Batch, ReadError, VideoDataset
 from vactk.distributed import Accelerator, gather_object, make_accelerator, on_any_process
-from vactk.errors import VactkError
+from vactk.errors import VactkError, first_line
 from vactk.models.video_model import VideoModel
 from vactk.train.batch_feed import BatchFeed
 from vactk.train.forward_backward import ForwardBackward
@@ -122,7 +122,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
         else:
             throughput = self.feed.throughput
             throughput.steps_s += time.perf_counter() - started

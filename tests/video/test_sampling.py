@@ -3,7 +3,7 @@ from math import floor
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vactk.video.sampling import (
@@ -136,13 +136,14 @@ def _clock(num_frames, rate, step, wrong):
 
 @given(clocks(), counts, st.integers(1, 40), views, st.none() | st.integers(0, 99))
 def test_views_by_the_clock_are_in_range_and_sorted(clock, count, stride, num_views, seed):
-    assume(
-        stride * count / 30 * clock.rate >= 1
-    )  # a view shorter than a frame runs backwards, as in the release
     about = {"target_fps": 30.0, "num_views": num_views}
     generator = None if seed is None else seeded(seed)
     starts = openvclip_starts(clock, count, stride, generator=generator, **about)
     indices = openvclip_views(clock, count, stride, starts, target_fps=30.0)
+    if (
+        stride * count / 30 * clock.rate < 1
+    ):  # by the formula a view shorter than a frame ends before it starts
+        indices = indices.flip(-1)
     holds_in_range(indices, len(clock.stamps), num_views, count)
 
 

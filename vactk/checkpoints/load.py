@@ -45,21 +45,24 @@ class ForeignKind:
     load: Callable[[Path, dict[str, Tensor], BackboneConfig | None, TemporalConfig | None], VideoModel]
 
 
-def open_model(path: Path, stated: Mapping[str, Any] | None = None) -> VideoModel:
+def open_model(
+    path: Path, stated: Mapping[str, Any] | None = None, *, tensors: dict[str, Tensor] | None = None
+) -> VideoModel:
     """The model of a vactk checkpoint, a run folder, or another project's checkpoint, on the CPU.
 
     `stated` holds settings of ModelConfig: of another project's file the `backbone` and the `temporal` module,
     of vactk's own, which say both, no more than `backbone.pretrained`, where its frozen weights now lie. Raises
-    VactkError when more is stated, and as `load_model` and `load_foreign` do.
+    VactkError when more is stated, and as `load_model` and `load_foreign` do. `tensors`: those of another project's
+    file, where they were read already.
     """
     stated = stated or {}
     if is_foreign(path):
         config = settings.build(ModelConfig, stated)
-        return load_foreign(
-            path,
-            config.backbone if stated.get("backbone") else None,
-            config.temporal if "temporal" in stated else None,
-        )
+        backbone = config.backbone if stated.get("backbone") else None
+        temporal = config.temporal if "temporal" in stated else None
+        if tensors is not None:
+            return _load_tensors(path, tensors, backbone, temporal)
+        return load_foreign(path, backbone, temporal)
     return load_model(path, pretrained=_stated_weights(stated))
 
 
@@ -101,7 +104,15 @@ def load_foreign(
     """
     if path.is_dir():
         return load_folder(path, backbone, temporal)
-    tensors = read_state_dict(path)
+    return _load_tensors(path, read_state_dict(path), backbone, temporal)
+
+
+def _load_tensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    backbone: BackboneConfig | None,
+    temporal: TemporalConfig | None,
+) -> VideoModel:
     if kind := find_kind(tensors):
         try:
             return kind.load(path, tensors, backbone, temporal)

@@ -40,11 +40,13 @@ def open_merge_input(path: Path, stated: Mapping[str, Any]) -> MergeInput:
     """
     if not is_foreign(path):
         return _open_own(path, stated)
+    tensors = None
     if path.is_file():
-        source = FileTensors(path) if path.suffix == ".safetensors" else DictTensors(read_state_dict(path))
+        tensors = None if path.suffix == ".safetensors" else read_state_dict(path)
+        source = FileTensors(path) if tensors is None else DictTensors(tensors)
         if find_kind(source.entries) is None:
             return MergeInput(str(path), source, sha256(path))
-    model = open_model(path, stated)
+    model = open_model(path, stated, tensors=tensors)
     source = DictTensors(model.module_dict().state_dict())
     digest = sha256(open_weights_folder(path).file if path.is_dir() else path)
     return MergeInput(str(path), source, digest, model.config, model.heads, TOWERS, model.info, True)

@@ -160,9 +160,11 @@ def _uses(result: TrainResult) -> str:
     trained, held_out = result.videos["trained"], result.videos["held_out"]
     tested = ", ".join(videos["split"] for videos in result.videos["tested"]) or "nothing"
     held = f"; {held_out['num_videos']:,} held out of them" if held_out else ""
+    chosen = result.chosen
+    weights = f"step {chosen['step']}, chosen by {chosen['by']}" if "score" in chosen else chosen["by"]
     return (
-        f"trained on {trained['num_videos']:,} videos of {trained['split']}{held}; weights of step "
-        f"{result.chosen['step']}, chosen by {result.chosen['by']}; tested on {tested}"
+        f"trained on {trained['num_videos']:,} videos of {trained['split']}{held}; weights of {weights}; "
+        f"tested on {tested}"
     )
 
 

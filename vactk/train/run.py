@@ -183,11 +183,13 @@ def _choose(
 ) -> dict[str, Any]:
     """Load the best weights into `model` and save them as the run's, where an evaluation beat the present ones.
 
-    Returns what chose, and which step; with `run.keep=last`, the last.
+    Returns what chose, and which step; with `run.keep=last`, the last, or the mean of several.
     """
     step = trainer.progress.step
     if trainer.recipe.run.keep == "last" or videos.held_out is None:
-        return {"step": step, "by": "the last step"}
+        average = trainer.average
+        by = "the last step" if average is None else f"{average.count} steps, averaged"
+        return {"step": step, "by": by}
     score = _score(_evaluate(trainer, model, [videos.held_out], reporter))
     best_score, best_step = _best(run_dir)
     if best_score > score:

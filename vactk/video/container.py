@@ -15,7 +15,7 @@ from vactk.errors import VactkError
 from vactk.video.container_formats import FORMATS, HEAD_BYTES, why_not_video
 
 VIDEO_SUFFIXES = frozenset(
-    {
+    [
         ".3gp",
         ".asf",
         ".avi",
@@ -29,8 +29,14 @@ VIDEO_SUFFIXES = frozenset(
         ".mp4",
         ".mpeg",
         ".mpg",
-    }
-    | {".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".vob",
+        ".webm",
+        ".wmv",
+    ]
 )
 
 OPTIONS = {  # a file must not make FFmpeg open others

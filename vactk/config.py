@@ -39,7 +39,6 @@ class _Errors(list[str]):
         self.root = root
 
 
-
 def table(choices: Mapping[str, type], kind: str) -> dict[str, Any]:
     """Field metadata that makes a field a choice among the dataclasses in `choices`."""
     return {"choices": choices, "kind": kind}
@@ -198,11 +197,13 @@ def _unknown_setting(name: str, siblings: Iterable[str], root: type) -> str:
         group = name.rpartition(".")[0]
         return f"setting '{name}' is one of {group}={' or '.join(choices)}: add that, or leave it out"
     match = _most_likely(name, siblings, known)
-    return f"unknown setting '{name}'; did you mean '{match}'?" if match else unknown(name, siblings, "setting")
+    return (
+        f"unknown setting '{name}'; did you mean '{match}'?" if match else unknown(name, siblings, "setting")
+    )
 
 
 def _most_likely(name: str, siblings: Iterable[str], known: Iterable[str]) -> str | None:
-    """Return the setting that is most likely meant by `name`: its last component, in short or in part, then its spelling."""
+    """Return the setting most likely meant by `name`: by its last component, in short or part, or by spelling."""
     last = _last(name).lower()
     words = set(last.split("_"))
     for fits in (

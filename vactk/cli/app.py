@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, cast
 
 import typer
@@ -86,7 +87,7 @@ def _describe_usage(error: Any, arguments: Sequence[str]) -> str:
     if "\n" in message or not message:
         return ""
     for name in getattr(getattr(error, "param", None), "opts", ()):
-        given = [two for one, two in zip(arguments, arguments[1:], strict=False) if one == name]
+        given = [two for one, two in pairwise(arguments) if one == name]
         given += [one.removeprefix(f"{name}=") for one in arguments if one.startswith(f"{name}=")]
         if given and f"'{given[-1]}'" not in message:
             message += f", got '{given[-1]}'"

@@ -79,7 +79,7 @@ Split = Annotated[
     str | None,
     typer.Option(
         help="Split of the dataset.",
-        show_default="the one that the command is for, such as its test split",
+        show_default="its test split, for retrieval the one made for it",
         rich_help_panel=DATA,
     ),
 ]
@@ -117,6 +117,20 @@ Views = Annotated[
         rich_help_panel=DATA,
     ),
     Setting("data.views"),
+]
+Unreadable = Annotated[
+    Literal["wrong", "skip"],
+    typer.Option(
+        help="Missing and unreadable videos of a dataset: count as wrong, in retrieval as ranked last, or skip "
+        "(the result is over the others, and says so).",
+        rich_help_panel=DATA,
+    ),
+]
+MaxFailed = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, help="Share of such videos, from 0 to 1, above which to stop.", rich_help_panel=DATA
+    ),
 ]
 Decoder = Annotated[
     Literal["auto", "decord", "pyav"] | None,
@@ -163,8 +177,8 @@ Temporal = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        help="Image CLIP: an open_clip model name such as ViT-B-16, a weights file in OpenAI's layout, a folder, or "
-        "toy, which comes with vactk and knows drawn shapes only.",
+        help="Image CLIP: an open_clip model name such as ViT-B-16, a weights file in OpenAI's layout, a folder, "
+        "or toy, which comes with vactk and knows drawn shapes only.",
         show_default="the recipe's or the checkpoint's, else ViT-B-16",
         rich_help_panel=MODEL,
     ),
@@ -186,9 +200,7 @@ BatchSize = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu"] | None,
-    typer.Option(
-        help="auto: a GPU if there is one, else the CPU.", show_default="auto", rich_help_panel=RUN
-    ),
+    typer.Option(help="auto: a GPU if there is one, else the CPU.", show_default="auto", rich_help_panel=RUN),
     Setting("run.device"),
 ]
 Precision = Annotated[
@@ -213,8 +225,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 
 def read_labels(text: str) -> tuple[str, ...]:
-    """Read labels from "a,b,c", or from the lines of a file. Raises VactkError unless there are several, all different."""
-    path, example = Path(text), "name at least two, such as --labels 'running,jumping', or a file with one per line"
+    """Read labels from "a,b,c", or a file's lines. Raises VactkError unless there are several, all different."""
+    path, example = (
+        Path(text),
+        "name at least two, such as --labels 'running,jumping', or a file with one per line",
+    )
     if _is_file(text):
         labels = [line.strip() for line in read_text(path).splitlines()]
     else:
@@ -239,7 +254,9 @@ def read_labels(text: str) -> tuple[str, ...]:
 def check_settings(checkpoint: Path | None, overrides: Mapping[str, Any]) -> None:
     """Raises VactkError for a checkpoint that is absent and settings that are wrong, before anything is loaded."""
     if checkpoint is not None and not checkpoint.exists():
-        raise VactkError(f"there is no checkpoint '{checkpoint}': name a file, or a run folder with model.safetensors")
+        raise VactkError(
+            f"there is no checkpoint '{checkpoint}': name a file, or a run folder with model.safetensors"
+        )
     if "templates" in overrides:
         choose_templates(overrides["templates"])
 

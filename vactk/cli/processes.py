@@ -122,7 +122,7 @@ def _check_count(processes: int, device: str | None) -> None:
     most = max(MIN_PROCESSES, 2 * num_cpus)
     if not num_gpus and processes > most:
         raise VactkError(
-            f"--processes {processes} would wait for each other on {num_cpus} CPUs: use at most {most}, best {num_cpus}"
+            f"--processes {processes} are too many for {num_cpus} CPUs: use at most {most}, best {num_cpus}"
         )
 
 

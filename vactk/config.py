@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from vactk.errors import VactkError, unknown
+from vactk.errors import VactkError, nearest, unknown
 
 C = TypeVar("C")
 
@@ -29,6 +29,14 @@ RENAMED_SETTINGS = {  # full name of a setting in earlier versions -> its name n
 }
 
 _MISSING = object()
+
+
+class _Errors(list[str]):
+    """A line for each wrong setting of the dataclass `root`."""
+
+    def __init__(self, root: type) -> None:
+        super().__init__()
+        self.root = root
 
 
 def table(choices: Mapping[str, type], kind: str) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
 def build(cls: type[C], values: Mapping[str, Any]) -> C:
     """`cls` filled from nested settings. Raises VactkError with one line for every wrong setting."""
-    errors: list[str] = []
+    errors = _Errors(cls)
     config = _build(cls, values, "", errors)
     if errors:
         raise VactkError("\n".join(errors))
@@ -151,7 +159,7 @@ def _plain(value: Any, field: dataclasses.Field[Any]) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
+def _build(cls: type, values: Any, path: str, errors: _Errors) -> Any:
     if not isinstance(values, Mapping):
         errors.append(f"'{path}' holds settings of its own, got {_shown(values)}; write {path}.NAME=VALUE")
         return None
@@ -160,8 +168,9 @@ def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
     before = len(errors)
     for key in values:
         if key not in fields:
-            known = {f"{path}.{name}" if path else name for name in fields}
-            errors.append(_unknown_setting(f"{path}.{key}" if path else str(key), known))
+            siblings = {f"{path}.{name}" if path else name for name in fields}
+            full = f"{path}.{key}" if path else str(key)
+            errors += [_unknown_setting(name, siblings, errors.root) for name in _leaves(full, values[key])]
     filled = {}
     for name, field in fields.items():
         if name in values:
@@ -176,14 +185,71 @@ def _build(cls: type, values: Any, path: str, errors: list[str]) -> Any:
         return None
 
 
-def _unknown_setting(name: str, known: Iterable[str]) -> str:
-    """Return the message for a setting that does not exist, or no longer under this name."""
+def _unknown_setting(name: str, siblings: Iterable[str], root: type) -> str:
+    """Return the message for a setting that does not exist, or no longer under this name.
+
+    Suggests settings of any group: first those with the same last component, or its initials, then the most alike.
+    """
     if name in RENAMED_SETTINGS:
         return f"setting '{name}' is now called '{RENAMED_SETTINGS[name]}'"
-    return unknown(name, known, "setting")
+    known = _paths(root)
+    if choices := known.get(name):
+        group = name.rpartition(".")[0]
+        return f"setting '{name}' is one of {group}={' or '.join(choices)}: add that, or leave it out"
+    match = _most_likely(name, siblings, known)
+    return (
+        f"unknown setting '{name}'; did you mean '{match}'?" if match else unknown(name, siblings, "setting")
+    )
 
 
-def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, errors: list[str]) -> Any:
+def _most_likely(name: str, siblings: Iterable[str], known: Iterable[str]) -> str | None:
+    """Return the setting most likely meant by `name`: by its last component, in short or part, or by spelling."""
+    last = _last(name).lower()
+    words = set(last.split("_"))
+    for fits in (
+        lambda other: other == last,
+        lambda other: other == _initials(last) or last == _initials(other),
+        lambda other: set(other.split("_")) <= words,
+    ):
+        if same := [path for path in known if fits(_last(path))]:
+            return nearest(name, same, cutoff=0.0)
+    by_last = {_last(path): path for path in known}
+    return nearest(name, siblings) or nearest(name, known) or by_last.get(nearest(last, by_last) or "")
+
+
+def _paths(cls: type, prefix: str = "") -> dict[str, tuple[str, ...]]:
+    """Return the full names of all settings below a dataclass, with the choices that each is a setting of."""
+    hints = typing.get_type_hints(cls)
+    found: dict[str, tuple[str, ...]] = {}
+    for field in dataclasses.fields(cls):
+        path = f"{prefix}{field.name}"
+        found[path] = ()
+        for name, choice in field.metadata.get("choices", {}).items():
+            for below in _paths(choice, f"{path}."):
+                found[below] = (*found.get(below, ()), name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= _paths(typing.cast(type, hints[field.name]), f"{path}.")
+    return found
+
+
+def _leaves(name: str, value: Any) -> list[str]:
+    """Return the full names of the settings in a value."""
+    if not isinstance(value, Mapping) or not value:
+        return [name]
+    return [leaf for key, below in value.items() for leaf in _leaves(f"{name}.{key}", below)]
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _initials(name: str) -> str:
+    """Return "lr" for "learning_rate"; empty for a single word."""
+    words = name.split("_")
+    return "".join(word[:1] for word in words) if len(words) > 1 else ""
+
+
+def _field(field: dataclasses.Field[Any], hint: Any, value: Any, path: str, errors: _Errors) -> Any:
     choices = field.metadata.get("choices")
     if choices is not None:
         settings = {"name": value} if isinstance(value, str) else value

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Annotated, Any
+from itertools import pairwise
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +21,11 @@ from vactk.cli.retrieve import retrieve
 from vactk.cli.train import finetune, train
 from vactk.cli.zeroshot import zeroshot
 from vactk.errors import VactkError
+
+USAGE = 2
+OUT_OF_MEMORY_SIGNS = ("can't allocate memory", "out of memory")
+OUT_OF_MEMORY = "out of memory: fewer --frames, --views or --workers, or a smaller --batch-size, use less"
+UsageError = cast(Any, typer.BadParameter).__mro__[1]  # click's, or Typer's own copy of it
 
 
 class VactkGroup(TyperGroup):
@@ -44,6 +50,17 @@ class VactkGroup(TyperGroup):
                 raise
             processes.report(VactkError(f"'{error.filename}': {error.strerror}"))
             raise typer.Exit(processes.FAILED) from None
+        except (MemoryError, RuntimeError) as error:
+            if os.environ.get("VACTK_DEBUG") or not _is_out_of_memory(error):
+                raise
+            processes.report(VactkError(OUT_OF_MEMORY))
+            raise typer.Exit(processes.FAILED) from None
+        except UsageError as error:
+            message = _describe_usage(error, processes.command_line.get().arguments)
+            if not message:  # help, for a group without a command
+                raise
+            processes.report(VactkError(message))
+            raise typer.Exit(USAGE) from None
         except KeyboardInterrupt as interrupt:
             processes.report_interrupt(interrupt)
             raise typer.Exit(processes.INTERRUPTED) from None
@@ -62,6 +79,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` are those of this process by default."""
     end_with_launcher()
     app(arguments, prog_name="vactk")
+
+
+def _describe_usage(error: Any, arguments: Sequence[str]) -> str:
+    """Return a usage error as one line, with the value that was given and where help is; empty if it is help."""
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    if "\n" in message or not message:
+        return ""
+    for name in getattr(getattr(error, "param", None), "opts", ()):
+        given = [two for one, two in pairwise(arguments) if one == name]
+        given += [one.removeprefix(f"{name}=") for one in arguments if one.startswith(f"{name}=")]
+        if given and f"'{given[-1]}'" not in message:
+            message += f", got '{given[-1]}'"
+    return f"{message}; see `{error.ctx.command_path if error.ctx else 'vactk'} --help`"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS)
 
 
 def _show_version(requested: bool) -> None:

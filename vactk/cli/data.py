@@ -10,6 +10,8 @@ import typer
 from vactk.cli import options
 from vactk.cli.display import Display, print_json, print_line, print_problems, print_table
 from vactk.errors import VactkError
+from vactk.files.atomic import refuse_unwritable
+from vactk.files.paths import cache_folder
 
 if TYPE_CHECKING:
     from vactk.data.tools.check import CheckReport
@@ -29,12 +31,12 @@ def data() -> None:
 
 @data_app.command("list")
 def list_datasets(data_root: options.DataRoot = None, json: options.Json = False) -> None:
-    """List the benchmarks, their folders on this machine, and how complete they are."""
+    """List the datasets, their folders on this machine, and how complete they are."""
     from vactk.data.benchmarks import BENCHMARKS, DatasetNotFoundError
     from vactk.data.tools.prepare import inspect_benchmark
     from vactk.evaluate.protocol import protocols
 
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = [_describe_shapes(data_root)]
     notes = []
     for name, benchmark in BENCHMARKS.items():
         item: dict[str, Any] = {"dataset": name, "title": benchmark.title, "page": benchmark.page}
@@ -54,7 +56,7 @@ def list_datasets(data_root: options.DataRoot = None, json: options.Json = False
             item["dataset"],
             item["title"],
             item["root"] if item["found"] else "not found",
-            _split_counts(item["splits"]) if item["found"] else "-",
+            _split_counts(item["splits"]) or ", ".join(item["generated"]) if item["found"] else "-",
         ]
         for item in found
     ]
@@ -96,7 +98,10 @@ def prepare(name: Name, data_root: options.DataRoot = None, json: options.Json =
 @data_app.command()
 def check(
     source: Source,
-    split: options.Split = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of the dataset.", show_default="all videos", rich_help_panel=options.DATA),
+    ] = None,
     data_root: options.DataRoot = None,
     output: Annotated[Path, typer.Option(help="Report file.")] = Path("vactk-check.json"),
     exclude: Annotated[
@@ -119,6 +124,7 @@ def check(
     """
     from vactk.data.tools.check import check_videos, load_for_check, write_report
 
+    refuse_unwritable({"--output": output, "--exclude": exclude})
     videos = load_for_check(source, split, data_root)
     with Display() as display:
         for line in videos.report.lines() if videos.report else ():
@@ -160,6 +166,7 @@ def convert(
     from vactk.data.tools.convert import Encoding
     from vactk.data.tools.convert import convert as run
 
+    refuse_unwritable({"--output": output})
     with Display() as display:
         result = run(
             source,
@@ -181,7 +188,12 @@ def convert(
 def cache(
     source: Source,
     output: Annotated[Path, typer.Option(help="Cache folder; train from it with data.cache=FOLDER.")],
-    split: options.Split = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of the dataset.", show_default="its training split", rich_help_panel=options.DATA
+        ),
+    ] = None,
     data_root: options.DataRoot = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per video, evenly spaced.")] = 16,
     short_side: Annotated[
@@ -195,6 +207,7 @@ def cache(
     from vactk.data.clip_cache import build_cache
     from vactk.data.datasets import find_dataset
 
+    refuse_unwritable({"--output": output})
     dataset = find_dataset(source)
     videos = dataset.load(split or dataset.train_split, root=data_root).present()
     with Display() as display:
@@ -219,6 +232,24 @@ def cache(
         return
     print_line(f"{result.num_videos:,} videos, {result.num_bytes / 2**20:,.0f} MiB: {output}")
     print_problems("Unreadable", result.unreadable)
+
+
+def _describe_shapes(data_root: Path | None) -> dict[str, Any]:
+    """Describe the dataset that comes with vactk, whose files are made on first use."""
+    from vactk.data.datasets import DATASETS
+
+    shapes = DATASETS["shapes"]
+    splits = (shapes.train_split, *shapes.eval_splits, shapes.retrieval_split)
+    return {
+        "dataset": "shapes",
+        "title": "drawn shapes in motion, made on first use",
+        "page": "",
+        "protocols": [],
+        "found": True,
+        "root": str(data_root or cache_folder()),
+        "splits": {},
+        "generated": list(dict.fromkeys(splits)),
+    }
 
 
 def _num_workers(workers: int | None) -> int:

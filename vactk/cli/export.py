@@ -9,6 +9,8 @@ import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, percent, print_json, print_line, print_table
+from vactk.errors import VactkError
+from vactk.files.atomic import refuse_existing, refuse_unwritable
 
 if TYPE_CHECKING:
     from vactk.evaluate.config import EvalConfig
@@ -26,8 +28,8 @@ def export(
     by: Annotated[
         Literal["similarity", "class_head", "ensemble"],
         typer.Option(
-            help="What the classifier answers by: similarity to the classes' words, or, for the classes of the "
-            "training, class_head or the ensemble of both.",
+            help="How the classifier answers: by similarity to the classes' words or, for the classes of the "
+            "training, by class_head or the ensemble of both.",
             rich_help_panel=options.MODEL,
         ),
     ] = "similarity",
@@ -36,7 +38,8 @@ def export(
         int | None,
         typer.Option(
             min=1,
-            help="Frames of a view, by default as trained; a file takes any number unless --static-frames.",
+            help="Frames per view; a file takes any number unless --static-frames.",
+            show_default=options.STORED,
             rich_help_panel=options.MODEL,
         ),
         options.Setting("data.num_frames"),
@@ -45,31 +48,42 @@ def export(
     labels: Annotated[
         str | None,
         typer.Option(
-            help='Classes of the classifier: "a,b,c", or a file with a label on each line; by default those '
-            "of --dataset, or of the checkpoint's training."
+            help='Classes of the classifier: "a,b,c", or a file with one label per line.',
+            show_default="those of --dataset, or of the checkpoint's training",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The folder to make.", rich_help_panel=FORMAT)] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The folder to make; required.", rich_help_panel=FORMAT),
+    ] = None,
     format: Annotated[
-        str,
-        typer.Option(help="onnx, pt2, torchscript, open_clip or huggingface.", rich_help_panel=FORMAT),
+        Literal["onnx", "pt2", "torchscript", "open_clip", "huggingface"],
+        typer.Option(
+            help="onnx, pt2 (torch.export) and torchscript are programs; open_clip and huggingface are weights.",
+            rich_help_panel=FORMAT,
+        ),
     ] = "onnx",
     part: Annotated[
         list[str] | None,
         typer.Option(
-            help="video, text or classifier, several times if need be; by default all there are.",
+            help="Part of the model to write: video, text or classifier; repeatable.",
+            show_default="all there are",
             rich_help_panel=FORMAT,
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or for ONNX fp16.", rich_help_panel=FORMAT)] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "fp16"],
+        typer.Option(help="Number format of the weights; fp16 is for ONNX.", rich_help_panel=FORMAT),
+    ] = "fp32",
     quantize: Annotated[
         Literal["int8"] | None,
         typer.Option(
             help="ONNX with weights of 8 bits, for CPUs; what accuracy that costs is measured on --dataset.",
+            show_default="no",
             rich_help_panel=FORMAT,
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="ONNX's version, 18 to 23.", rich_help_panel=FORMAT)] = 18,
+    opset: Annotated[int, typer.Option(min=18, max=23, help="ONNX's version.", rich_help_panel=FORMAT)] = 18,
     static_frames: Annotated[
         bool,
         typer.Option(
@@ -81,21 +95,24 @@ def export(
     results: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A result of `vactk zeroshot --json` for the model card of huggingface; by default those of a "
-            "run folder.",
+            help="A result of `vactk zeroshot --json` for the model card of huggingface; repeatable.",
+            show_default="those of a run folder",
             rich_help_panel=FORMAT,
         ),
     ] = None,
     video: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A video file to check on; by default two clips of --dataset.", rich_help_panel=CHECK
+            help="A video file to check on; repeatable.",
+            show_default="two clips of --dataset",
+            rich_help_panel=CHECK,
         ),
     ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="What to check on, and whose classes to take; by default clips of shapes, for the check alone.",
+            help="What to check on, and whose classes to take.",
+            show_default="clips of shapes, for the check alone",
             rich_help_panel=CHECK,
         ),
     ] = None,
@@ -113,7 +130,8 @@ def export(
         float | None,
         typer.Option(
             help="Largest difference to the model that passes, relative to an output's largest value where that "
-            "is above 1; by default 1e-4, 0.02 for fp16, 0.25 for int8.",
+            "is above 1.",
+            show_default="1e-4; 0.02 for fp16, 0.25 for int8",
             rich_help_panel=CHECK,
         ),
     ] = None,
@@ -122,8 +140,8 @@ def export(
 ) -> None:
     """Write a model for other programs, and check every file against it.
 
-    ONNX, torch.export and TorchScript hold a video encoder, a text encoder, and, where the classes are known, a
-    whole classifier; open_clip and huggingface are the weights. For example:
+    ONNX, torch.export and TorchScript hold a video encoder, a text encoder and, where the classes are
+    known, a whole classifier; open_clip and huggingface are the weights. For example:
 
         vactk export --checkpoint runs/first --format onnx --output exported
         vactk export --checkpoint runs/first --labels "star growing,star moving left" --output exported
@@ -132,7 +150,6 @@ def export(
     contradictions = {
         "what to export? name a --checkpoint, or a --backbone": checkpoint is None and backbone is None,
         "where to? name a folder with --output": output is None,
-        f"--precision must be fp32 or fp16, got '{precision}'": precision not in PRECISIONS,
         "--quantize int8 is a precision of its own: leave out --precision": quantize and precision != "fp32",
         "--temporal says what another project's --checkpoint does not: name that file": temporal
         and checkpoint is None,
@@ -145,6 +162,13 @@ def export(
     options.refuse(contradictions)
     assert output is not None
     overrides = options.read_settings(export, locals())
+    names = None if labels is None else options.read_labels(labels)
+    refuse_existing(output)
+    refuse_unwritable({"--output": output})
+    for file in (*(video or ()), *(results or ())):
+        if not file.is_file():
+            raise VactkError(f"there is no file '{file}'")
+    options.check_settings(checkpoint, overrides)
 
     from vactk.evaluate.setup import load_for_evaluation
     from vactk.export.formats import ExportConfig
@@ -166,7 +190,7 @@ def export(
             ),
             output=output,
             checkpoint=checkpoint,
-            labels=None if labels is None else options.read_labels(labels),
+            labels=names,
             answer=by,
             results=tuple(results or ()),
             videos=tuple(video or ()),

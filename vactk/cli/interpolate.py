@@ -7,20 +7,20 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from vactk.cli import options
 from vactk.cli.display import Display, is_main_process, percent, print_json, print_line, print_table
-from vactk.errors import VactkError, pick
+from vactk.errors import VactkError
+from vactk.files.atomic import refuse_unwritable
 
 if TYPE_CHECKING:
     from vactk.evaluate.interpolate import EvalSet, MergeFormula, MergeRun
 
 MERGE, OUTPUT = "Merge", "Output"
 MODES = ("--alpha", "--weights", "--soup", "--task-vector", "--sweep")
-SOUPS = {"uniform": "uniform", "greedy": "greedy"}
 MAX_POINTS = 1000
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pyth", ".bin")
 
@@ -56,30 +56,40 @@ def interpolate(
         float | None,
         typer.Option(
             help="(1 - alpha) A + alpha B: 0 is A, 1 is B; values outside 0 to 1 extrapolate.",
+            show_default="none: one of these five says how to merge",
             rich_help_panel=MERGE,
         ),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Weight of each checkpoint, such as 1,1,2; normalized to sum to 1.", rich_help_panel=MERGE
+            help="Weight of each checkpoint, such as 1,1,2; normalized to sum to 1.",
+            show_default="none",
+            rich_help_panel=MERGE,
         ),
     ] = None,
     soup: Annotated[
-        str | None,
+        Literal["uniform", "greedy"] | None,
         typer.Option(
             help="uniform: mean of all; greedy: mean of those that improve accuracy on --dataset.",
+            show_default="none",
             rich_help_panel=MERGE,
         ),
     ] = None,
     task_vector: Annotated[
         float | None,
-        typer.Option(help="Scale x of A + x (B - C), for three checkpoints.", rich_help_panel=MERGE),
+        typer.Option(
+            help="Scale x of A + x (B - C), for three checkpoints.",
+            show_default="none",
+            rich_help_panel=MERGE,
+        ),
     ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(
-            help="Evaluate alphas START:STOP:STEP, such as 0:1:0.1, on --dataset.", rich_help_panel=MERGE
+            help="Evaluate alphas START:STOP:STEP, such as 0:1:0.1, on --dataset.",
+            show_default="none",
+            rich_help_panel=MERGE,
         ),
     ] = None,
     alpha_of: Annotated[
@@ -87,6 +97,7 @@ def interpolate(
         typer.Option(
             help="Alpha of a part of the model, such as vision=0.3, text.0-5=0 or 'clip.*.attn.*=1'; the last "
             "match wins; repeatable.",
+            show_default="that of --alpha or --sweep",
             rich_help_panel=MERGE,
         ),
     ] = None,
@@ -96,20 +107,22 @@ def interpolate(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="File to write, of a sweep the best merge; by default a new interpolated.safetensors here.",
+            help="File to write, of a sweep the best merge.",
+            show_default="a new interpolated.safetensors here; of a sweep none",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
     curve: Annotated[
         Path | None,
         typer.Option(
-            help="Path of a sweep's curve, without suffix; by default sweep.", rich_help_panel=OUTPUT
+            help="Path of a sweep's curve, without suffix.", show_default="sweep", rich_help_panel=OUTPUT
         ),
     ] = None,
     dataset: Annotated[
         list[str] | None,
         typer.Option(
             help="Dataset to evaluate on, NAME or NAME/SPLIT; repeatable.",
+            show_default="none",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -148,6 +161,8 @@ def interpolate(
     check_count(files, merge, with_original=with_original)
     refuse_same(files, merge)
     target = choose_output(output, files)
+    refuse_unwritable({"--output": output, "--curve": curve})
+    options.check_settings(None, overrides)
 
     from vactk.evaluate.interpolate import EvalSet, open_merge
 
@@ -180,7 +195,7 @@ def read_merge_options(
     return MergeOptions(
         alpha=alpha,
         weights=None if weights is None else _read_weights(weights),
-        soup=None if soup is None else pick(SOUPS, soup, "kind of soup"),
+        soup=soup,
         task_vector=task_vector,
         alphas=None if sweep is None else read_sweep(sweep),
     )

@@ -32,6 +32,7 @@ FAILED = 1
 POLL_S = 0.5
 GRACE_S = 10.0  # time for the others to end after a process has failed
 STOP_GRACE_S = 1.5  # the same after a forwarded signal: each process saves before the first one ends
+MIN_PROCESSES = 4  # that any machine may start
 LOG_TAIL = 4000  # characters shown of a crashed process's log
 LOST_CONNECTION = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "NCCL", "gloo")
 
@@ -68,7 +69,7 @@ def run_on(processes: int | None, device: str | None = None) -> None:
     """Return in the processes that do the command's work; call this first.
 
     If `processes` is above 1, start that many with the same command line and exit with their exit code. Raises
-    VactkError with the error that one of them reports, and if the machine has fewer GPUs.
+    VactkError with the error that one of them reports, and if the machine has fewer GPUs, or far fewer CPUs.
     """
     world = os.environ.get("WORLD_SIZE")
     if world is not None:
@@ -77,7 +78,7 @@ def run_on(processes: int | None, device: str | None = None) -> None:
         return
     if processes is None or processes == 1:
         return
-    _check_gpus(processes, device)
+    _check_count(processes, device)
     command = command_line.get()
     ending = _launch(processes, command)
     while ending.failure is not None and ending.failure.restart:
@@ -105,19 +106,29 @@ def report_interrupt(interrupt: KeyboardInterrupt) -> None:
         typer.echo(f"Interrupted: {interrupt}" if str(interrupt) else "Interrupted", err=True)
 
 
-def _check_gpus(processes: int, device: str | None) -> None:
+def _check_count(processes: int, device: str | None) -> None:
     if os.name == "nt":
         raise VactkError("--processes needs Linux or macOS; on Windows, start vactk with torchrun")
-    if device == "cpu":
-        return
+    num_gpus = 0
+    if device != "cpu":
+        import torch
 
-    import torch
-
-    count = torch.cuda.device_count()
-    if 0 < count < processes:
+        num_gpus = torch.cuda.device_count()
+    if 0 < num_gpus < processes:
         raise VactkError(
-            f"--processes {processes} needs a GPU per process, this machine has {count}; --device cpu uses none"
+            f"--processes {processes} needs a GPU per process, this machine has {num_gpus}; --device cpu uses none"
         )
+    num_cpus = _count_cpus()
+    most = max(MIN_PROCESSES, 2 * num_cpus)
+    if not num_gpus and processes > most:
+        raise VactkError(
+            f"--processes {processes} are too many for {num_cpus} CPUs: use at most {most}, best {num_cpus}"
+        )
+
+
+def _count_cpus() -> int:
+    """Return the number of CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _launch(world: int, command: CommandLine) -> Ending:
@@ -152,8 +163,7 @@ def _child(
         os.setpgid(0, 0)
         hear_signals()
         _failures = failures
-        threads = max(1, len(os.sched_getaffinity(0)) // world) if hasattr(os, "sched_getaffinity") else 1
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _count_cpus() // world)))
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
         os.environ.update({name: str(value) for name, value in {**ranks, **address}.items()})

@@ -23,6 +23,8 @@ from vactk.cli.display import (
 )
 from vactk.cli.processes import run_on
 from vactk.errors import VactkError
+from vactk.evaluate.protocol import find_protocol
+from vactk.files.atomic import refuse_unwritable
 
 if TYPE_CHECKING:
     from vactk.retrieval.session import IndexSession, RetrieveOptions
@@ -34,7 +36,8 @@ def retrieve(
     index: Annotated[
         str | None,
         typer.Option(
-            help="Folder of the index, or its name in --store; by default the index of --dataset.",
+            help="Folder of the index, or its name in --store.",
+            show_default="the index of --dataset",
             rich_help_panel=INDEX,
         ),
     ] = None,
@@ -42,17 +45,18 @@ def retrieve(
         list[str] | None,
         typer.Option(
             help="Update the index with a folder, a dataset, a list, or a video file; repeatable.",
+            show_default="none",
             rich_help_panel=INDEX,
         ),
     ] = None,
     window: Annotated[
         float,
-        typer.Option(help="Window length in seconds; 0: whole videos.", rich_help_panel=INDEX),
+        typer.Option(min=0, help="Window length in seconds; 0: whole videos.", rich_help_panel=INDEX),
     ] = 0.0,
     stride: Annotated[
         float,
         typer.Option(
-            help="Seconds between the starts of windows; 0: same as --window.", rich_help_panel=INDEX
+            min=0, help="Seconds between the starts of windows; 0: same as --window.", rich_help_panel=INDEX
         ),
     ] = 0.0,
     retry: Annotated[
@@ -69,44 +73,69 @@ def retrieve(
         str | None,
         typer.Option(
             help="Milvus store of the index: milvus:http://HOST:19530 or milvus:FILE.db.",
+            show_default="none: a folder",
             rich_help_panel=INDEX,
         ),
     ] = None,
     query: Annotated[
         list[str] | None,
-        typer.Option(help="Text to search for; repeatable.", rich_help_panel=SEARCH),
+        typer.Option(help="Text to search for; repeatable.", show_default="none", rich_help_panel=SEARCH),
     ] = None,
     query_file: Annotated[
-        Path | None, typer.Option(help="Text file with one query per line.", rich_help_panel=SEARCH)
+        Path | None,
+        typer.Option(help="Text file with one query per line.", show_default="none", rich_help_panel=SEARCH),
     ] = None,
     like: Annotated[
         list[Path] | None,
-        typer.Option(help="Video to find similar ones to; repeatable.", rich_help_panel=SEARCH),
+        typer.Option(
+            help="Video to find similar ones to; repeatable.", show_default="none", rich_help_panel=SEARCH
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(help="Number of hits per query.", rich_help_panel=SEARCH)] = 10,
+    top: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Number of hits per query.", rich_help_panel=SEARCH)
+    ] = 10,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Lowest cosine similarity of a hit.", rich_help_panel=SEARCH),
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Lowest cosine similarity of a hit, from -1 to 1.",
+            show_default="none",
+            rich_help_panel=SEARCH,
+        ),
     ] = None,
     path: Annotated[
         str,
         typer.Option(
-            help="Only videos whose path contains this; * and ? are wildcards.", rich_help_panel=SEARCH
+            help="Only videos whose path contains this; * and ? are wildcards.",
+            show_default="all videos",
+            rich_help_panel=SEARCH,
         ),
     ] = "",
     label: Annotated[
-        str, typer.Option(help="Only videos with this label, or in this folder.", rich_help_panel=SEARCH)
+        str,
+        typer.Option(
+            help="Only videos with this label, or in this folder.",
+            show_default="all videos",
+            rich_help_panel=SEARCH,
+        ),
     ] = "",
     per_video: Annotated[
-        int, typer.Option(help="Maximum hits per video; 0: no limit.", rich_help_panel=SEARCH)
+        int, typer.Option(min=0, help="Maximum hits per video; 0: no limit.", rich_help_panel=SEARCH)
     ] = 0,
     sheet: Annotated[
         Path | None,
-        typer.Option(help="Write a contact sheet of the hits to this PNG or JPEG.", rich_help_panel=RESULT),
+        typer.Option(
+            help="Write a contact sheet of the hits to this PNG or JPEG.",
+            show_default="none",
+            rich_help_panel=RESULT,
+        ),
     ] = None,
     cut: Annotated[
         Path | None,
-        typer.Option(help="Write the hits as clips to this folder.", rich_help_panel=RESULT),
+        typer.Option(
+            help="Write the hits as clips to this folder.", show_default="none", rich_help_panel=RESULT
+        ),
     ] = None,
     evaluate: Annotated[
         bool,
@@ -118,7 +147,11 @@ def retrieve(
     ] = False,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Evaluation protocol: msrvtt/1k-a or msrvtt/full.", rich_help_panel=EVALUATION),
+        typer.Option(
+            help="Evaluation protocol: msrvtt/1k-a or msrvtt/full.",
+            show_default="none: --dataset",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     dual_softmax: Annotated[
         bool,
@@ -128,28 +161,15 @@ def retrieve(
             rich_help_panel=EVALUATION,
         ),
     ] = False,
-    unreadable: Annotated[
-        Literal["wrong", "skip"],
-        typer.Option(
-            help="Rank unreadable videos last (wrong), or leave them out (skip).", rich_help_panel=EVALUATION
-        ),
-    ] = "wrong",
-    max_failed: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Largest fraction of unreadable videos before the evaluation stops.",
-            rich_help_panel=EVALUATION,
-        ),
-    ] = 0.5,
+    unreadable: options.Unreadable = "wrong",
+    max_failed: options.MaxFailed = 0.5,
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve a local search page.", rich_help_panel=PAGE)
     ] = False,
     host: Annotated[
         str,
         typer.Option(
-            help="Address to serve the page at; by default only this machine can open it.",
+            help="Address to serve the page at; 127.0.0.1: only this machine can open it.",
             rich_help_panel=PAGE,
         ),
     ] = "127.0.0.1",
@@ -179,8 +199,8 @@ def retrieve(
 ) -> None:
     """Search videos by text, or by another video.
 
-    Without --index, search the index of a dataset, MSR-VTT unless --dataset names another; it is built on first
-    use. For example:
+    Without --index, search the index of a dataset, MSR-VTT unless --dataset names another; it is
+    built on first use. For example:
 
         vactk retrieve --query "juggling"
         vactk retrieve --index holidays --add ~/Videos --window 10
@@ -190,6 +210,16 @@ def retrieve(
     """
     given = SimpleNamespace(**locals(), searches=bool(query or query_file or like))
     _check(given)
+    queries = [*(query or ()), *_read_queries(query_file)]
+    for video in like or ():
+        if not video.is_file():
+            raise VactkError(f"--like: there is no video '{video}'")
+    refuse_unwritable(
+        {"--index": Path(index) if index and add and not store else None, "--sheet": sheet, "--cut": cut}
+    )
+    if protocol is not None:
+        find_protocol(protocol)
+    options.check_settings(checkpoint, options.read_settings(retrieve, vars(given)))
     run_on(processes, device)
 
     from vactk.retrieval import session as sessions
@@ -198,7 +228,6 @@ def retrieve(
 
     chosen = _choose(given)
     limits = SearchFilter(top=top, min_score=min_score, path=path, label=label, per_video=per_video)
-    queries = [*(query or ()), *_read_queries(query_file)]
     check_outputs(sheet, cut)
     with Display() as display:
         if evaluate:
@@ -211,6 +240,8 @@ def retrieve(
         if given.searches:
             found = sessions.search(session.searcher(), queries, like or (), limits, display.message)
             updated = {"index": result} if add else {}
+            if not any(found.hits.values()) and (path or min_score is not None):
+                display.message("no hits: loosen --path and --min-score, or leave them out")
             files = write_hits(found.hits, sheet, cut, display)
             result, show = {**found.to_json(), **session.describe(), **updated, **files}, _print_hits
     if serve:

@@ -15,6 +15,8 @@ from vactk.cli.display import Display, percent, print_json, print_line, print_re
 from vactk.cli.processes import run_on
 from vactk.config import build, merge, parse_overrides, to_dict
 from vactk.errors import VactkError
+from vactk.files.atomic import refuse_unwritable
+from vactk.recipes import read_recipe, recipe_purposes
 
 if TYPE_CHECKING:
     from vactk.train.recipe import Recipe
@@ -27,18 +29,24 @@ def training_command(family: str, description: str) -> Callable[..., None]:
     def command(
         settings: Annotated[
             list[str] | None,
-            typer.Argument(metavar="KEY=VALUE", help="Recipe settings, such as optim.lr=1e-3."),
+            typer.Argument(
+                metavar="KEY=VALUE",
+                help="Recipe settings, such as optim.lr=1e-3.",
+                show_default="the recipe's",
+            ),
         ] = None,
         dataset: Annotated[options.Dataset, options.Setting("dataset")] = None,
         recipe: Annotated[
             str | None,
             typer.Option(
-                help="Packaged recipe or YAML file. [default: the dataset's]", rich_help_panel="Run"
+                help="Packaged recipe, or a YAML file; `list` shows what each is for.",
+                show_default="the dataset's",
+                rich_help_panel="Run",
             ),
         ] = None,
         output: Annotated[
             Path | None,
-            typer.Option(help="Run folder. [default: a new one under runs/]", rich_help_panel="Run"),
+            typer.Option(help="Run folder.", show_default="a new one in runs/", rich_help_panel="Run"),
         ] = None,
         resume: Annotated[
             bool, typer.Option("--resume", help="Continue the run in --output.", rich_help_panel="Run")
@@ -57,7 +65,11 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         batch_size: Annotated[options.BatchSize, options.Setting("run.batch_size")] = None,
         epochs: Annotated[
             float | None,
-            typer.Option(help="Passes over the training videos.", rich_help_panel="Run"),
+            typer.Option(
+                help="Passes over the training videos, such as 0.5.",
+                show_default="the recipe's",
+                rich_help_panel="Run",
+            ),
             options.Setting("run.epochs"),
         ] = None,
         device: options.Device = None,
@@ -65,11 +77,15 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         processes: options.Processes = None,
         seed: Annotated[
             int | None,
-            typer.Option(min=0, rich_help_panel="Run", help="Random seed."),
+            typer.Option(min=0, rich_help_panel="Run", help="Random seed.", show_default="the recipe's, 0"),
             options.Setting("run.seed"),
         ] = None,
         json: options.Json = False,
     ) -> None:
+        if recipe == "list":
+            _list_recipes(as_json=json)
+            return
+        refuse_unwritable({"--output": output})
         run_on(processes, device)
         chosen = options.read_settings(command, locals())
         if resume and output is None:
@@ -115,6 +131,22 @@ finetune = training_command(
 )
 
 
+def _list_recipes(*, as_json: bool) -> None:
+    """Print all packaged recipes, and what each is for."""
+    known = [
+        {"recipe": name, "purpose": purpose, "dataset": read_recipe(name).get("dataset", "any")}
+        for name, purpose in recipe_purposes().items()
+    ]
+    if as_json:
+        print_json({"recipes": known})
+        return
+    rows = ([item["recipe"], item["dataset"], item["purpose"]] for item in known)
+    print_table("Recipes", ("recipe", "dataset", "what it is for"), rows)
+    print_line(
+        "--dataset takes its own recipe by default; --recipe FILE.yaml with `base: RECIPE` changes one."
+    )
+
+
 def _resumed(output: Path | None, resume: bool) -> str | None:
     """Return the settings of the run to continue."""
     config = output / "config.yaml" if output is not None and resume else None
@@ -124,8 +156,6 @@ def _resumed(output: Path | None, resume: bool) -> str | None:
 def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str) -> Recipe:
     """Merge the recipe, then options, then key=value; --checkpoint determines the model."""
     from vactk.data.datasets import find_dataset
-    from vactk.recipes import read_recipe
-    from vactk.train.recipe import Recipe
 
     overrides = parse_overrides(settings)
     name = chosen.get("dataset") or overrides.get("dataset")
@@ -133,7 +163,12 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
         if not name:
             raise VactkError("no dataset: pass --dataset NAME, such as --dataset shapes, or --recipe")
         recipe = getattr(find_dataset(str(name)), family)
+    elif name:
+        find_dataset(str(name))
     values = read_recipe(recipe)
+
+    from vactk.train.recipe import Recipe
+
     if "start" in chosen:
         from vactk.checkpoints.load import config_of
 

@@ -20,6 +20,7 @@ from vactk.cli.display import (
 )
 from vactk.cli.processes import run_on
 from vactk.errors import VactkError
+from vactk.evaluate.protocol import find_protocol
 
 if TYPE_CHECKING:
     from vactk.evaluate.protocol import Protocol, Published
@@ -45,16 +46,23 @@ class ZeroShotOptions(NamedTuple):
 
 def zeroshot(
     videos: Annotated[
-        list[Path] | None, typer.Argument(help="Video files, or folders to search for files.")
+        list[Path] | None,
+        typer.Argument(
+            help="Video files, or folders to search for files.", show_default="none: --dataset or --protocol"
+        ),
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help='Labels to choose from: "a,b,c", or a file with one label per line.'),
+        typer.Option(
+            help='Labels to choose from: "a,b,c", or a file with one label per line.',
+            show_default="the classes that the checkpoint was trained on",
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(
             help="Published evaluation protocol, such as hmdb51/ep2; `list` shows all.",
+            show_default="none",
             rich_help_panel=options.DATA,
         ),
     ] = None,
@@ -76,20 +84,8 @@ def zeroshot(
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
     views: options.Views = None,
-    unreadable: Annotated[
-        Literal["wrong", "skip"],
-        typer.Option(
-            help="Missing and unreadable videos of a dataset: count as wrong, or skip (the accuracy is over the "
-            "others, and says so).",
-            rich_help_panel=options.DATA,
-        ),
-    ] = "wrong",
-    max_failed: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Share of such videos above which to stop.", rich_help_panel=options.DATA
-        ),
-    ] = 0.5,
+    unreadable: options.Unreadable = "wrong",
+    max_failed: options.MaxFailed = 0.5,
     decoder: options.Decoder = None,
     workers: options.Workers = None,
     batch_size: options.BatchSize = None,
@@ -102,7 +98,7 @@ def zeroshot(
 
     Files get a probability for each label; a dataset or protocol gets accuracies. For example:
 
-        vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --backbone toy
+        vactk zeroshot clips/ --labels "juggling,arm wrestling,waving"
         vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
         vactk zeroshot --protocol hmdb51/ep2 --data-root /data --checkpoint runs/first
     """
@@ -124,6 +120,9 @@ def zeroshot(
             and checkpoint is None,
         }
     )
+    options.check_settings(checkpoint, overrides)
+    if protocol is not None:
+        find_protocol(protocol)
     run_on(processes, device)
     asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
     with Display() as display:
@@ -142,7 +141,6 @@ def _load_data(
 ) -> tuple[ProtocolData, str]:
     """Find the videos of the protocol or split, and the name of the dataset's recipe."""
     from vactk.data.datasets import find_dataset
-    from vactk.evaluate.protocol import find_protocol
     from vactk.evaluate.protocol_splits import load_protocol_data, load_split_data
 
     if dataset is not None:
@@ -157,7 +155,7 @@ def _load_data(
 
 def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: Display) -> dict[str, Any]:
     from vactk.evaluate.classifier import check_answer
-    from vactk.evaluate.setup import load_for_evaluation, prepare_model
+    from vactk.evaluate.setup import load_for_evaluation, prepare_model, strange_to_toy
     from vactk.evaluate.zero_shot import check_missing, evaluate_protocol
     from vactk.recipes import read_recipe
 
@@ -168,6 +166,7 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: 
     model, config = load_for_evaluation(
         asked.checkpoint, asked.overrides, read_recipe(recipe), display.message
     )
+    _warn(strange_to_toy(model, data.videos.words), display)
     for part in data.splits:
         check_answer(asked.by, model.heads, data.videos.classes, part.classes)
     result = evaluate_protocol(
@@ -196,11 +195,17 @@ def _classify(
     files = _find_files(paths)
 
     from vactk.evaluate.predictor import Predictor
-    from vactk.evaluate.setup import load_for_evaluation
+    from vactk.evaluate.setup import load_for_evaluation, strange_to_toy
 
     model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, display.message)
+    _warn(strange_to_toy(model, names or ()), display)
     predictor = Predictor(model, names, by=asked.by, config=config)
     return predictor.predict(files, progress=display.progress("videos")).to_json()
+
+
+def _warn(warning: str, display: Display) -> None:
+    if warning:
+        display.message(f"warning: {warning}")
 
 
 def _find_files(paths: list[Path]) -> list[Path]:
@@ -208,7 +213,7 @@ def _find_files(paths: list[Path]) -> list[Path]:
     files: dict[Path, None] = {}
     for path in paths:
         if not path.exists():
-            raise VactkError(f"there is no file or folder '{path}'")
+            raise VactkError(f"there is no video or folder '{path}'")
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         for file in inside:
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)

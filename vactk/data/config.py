@@ -24,6 +24,8 @@ from vactk.video.sampling import (
 )
 from vactk.video.transforms import TransformConfig
 
+MAX_FRAMES = 4096  # of one video: 2.3 GiB at 224 pixels
+
 Sampler = Callable[[Timeline], Tensor]
 
 
@@ -147,6 +149,11 @@ class DataConfig:
         if self.num_frames < 1 or self.views < 1:
             raise VactkError(
                 f"num_frames and views must be at least 1, got {self.num_frames} and {self.views}"
+            )
+        if self.num_frames * self.views > MAX_FRAMES:
+            raise VactkError(
+                f"num_frames x views must be at most {MAX_FRAMES:,}, which are in memory at once, got "
+                f"{self.num_frames:,} x {self.views:,}: see less of each video, such as --frames 8"
             )
         if self.cache and not isinstance(self.sampling, UniformSampling):
             raise VactkError(

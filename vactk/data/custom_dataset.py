@@ -98,7 +98,9 @@ def open_custom_dataset(path: Path) -> CustomDataset:
     if path.is_dir():
         return CustomDataset(path, path, _read_folder(path))
     if not path.exists():
-        raise VactkError(f"there is no folder or list '{path}'")
+        raise VactkError(
+            f"there is no folder or list '{path}': name one with a folder per class, or a list of paths and labels"
+        )
     found = read_list(path)
     return CustomDataset(path, path.parent, _with_classes(path, found))
 

@@ -13,7 +13,7 @@ from vactk.data.custom_dataset import is_custom_dataset, open_custom_dataset
 from vactk.data.find_annotations import few_shot_list
 from vactk.data.records import VideoSet
 from vactk.data.shapes import load_shapes
-from vactk.errors import pick
+from vactk.errors import VactkError, nearest, pick
 from vactk.progress import Progress
 
 HALVES = ("base", "novel")
@@ -58,6 +58,11 @@ def find_dataset(name: str) -> Dataset:
     known = ALIASES.get(name.lower(), name)
     if known not in DATASETS and is_custom_dataset(name):
         return _user_dataset(Path(name))
+    if known not in DATASETS and nearest(known, DATASETS) is None:
+        raise VactkError(
+            f"there is no dataset, folder or list '{name}': choose from {', '.join(DATASETS)}, or name a folder "
+            "with a folder per class, or a list of paths and labels"
+        )
     return pick(DATASETS, known, "dataset")
 
 

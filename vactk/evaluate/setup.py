@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,11 @@ from vactk.checkpoints.load import open_model
 from vactk.config import build, merge
 from vactk.distributed import Accelerator, make_accelerator
 from vactk.evaluate.config import EvalConfig, eval_config
+from vactk.models.backbone import TOY
+from vactk.models.toy import knows_words
 from vactk.models.video_model import ModelConfig, VideoModel, new_model
+
+MAX_STRANGE = 3  # texts that a message names
 
 
 def load_for_evaluation(
@@ -39,6 +43,25 @@ def load_for_evaluation(
 def checkpoint_config(model: VideoModel, overrides: Mapping[str, Any]) -> EvalConfig:
     """Return the settings stored with a checkpoint's model, with `overrides` (a recipe's keys) laid over them."""
     return eval_config(merge(model.info.get("recipe", {}), overrides))
+
+
+def strange_to_toy(model: VideoModel, texts: Iterable[str]) -> str:
+    """Return what to tell a user whose texts mean nothing to the toy CLIP; empty unless it is the model.
+
+    After training on anything but drawn shapes it may know them.
+    """
+    dataset = model.info.get("recipe", {}).get("dataset", "shapes")
+    if model.config.backbone.name != TOY or not str(dataset).startswith("shapes"):
+        return ""
+    encode = model.backbone.tokenize.encode
+    strange = [f"'{text}'" for text in texts if not knows_words(text, encode)]
+    more = f" and {len(strange) - MAX_STRANGE} more" if len(strange) > MAX_STRANGE else ""
+    if not strange:
+        return ""
+    return (
+        f"the toy CLIP knows drawn shapes only, not {', '.join(strange[:MAX_STRANGE])}{more}: what it says of them "
+        "means nothing; take a real CLIP, such as --backbone ViT-B-16"
+    )
 
 
 def prepare_model(model: VideoModel, config: EvalConfig) -> Accelerator:

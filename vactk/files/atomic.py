@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,18 @@ def refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
         kind = "is a folder with files in it" if path.is_dir() else "is a file"
         raise VactkError(f"--output '{path}' {kind}; choose another, or delete it first")
+
+
+def refuse_unwritable(outputs: Mapping[str, Path | None]) -> None:
+    """Raise VactkError, before long work, for a path that cannot be written, by the option that names it."""
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir():
+            raise VactkError(f"{option} '{path}' is inside of '{folder}', which is a file: choose a folder")
+        if not os.access(folder, os.W_OK):
+            raise VactkError(f"{option} '{path}' cannot be written: choose a folder that you may write to")
 
 
 @contextlib.contextmanager

@@ -13,12 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 import vactk.torchvision_ops  # noqa: F401 - open_clip imports torchvision
-from vactk.errors import VactkError, nearest, unknown
+from vactk.errors import VactkError, first_line, nearest, unknown
 from vactk.models import toy
 from vactk.models.vision_tower import vision_tower
 from vactk.text.descriptions import shorten
 from vactk.weights.hf_clip import read_architecture, rename_huggingface
 from vactk.weights.hub_folder import is_weights_folder, open_weights_folder
+from vactk.weights.network import fast_failure
 from vactk.weights.safetensors_file import load_exactly
 from vactk.weights.torch_file import read_state_dict
 
@@ -109,11 +110,13 @@ def _load_named(config: BackboneConfig, weights: bool) -> Backbone:
     quick_gelu = config.quick_gelu
     if quick_gelu is None:
         quick_gelu = _trained_with_quick_gelu(cfg, tag_cfg, tensors)
+    downloaded = _download(name, pretrained, tag_cfg) if weights and tag_cfg else None
     clip = _build(cfg, quick_gelu=quick_gelu)
     if tensors is not None:
         _load_renamed(clip, tensors, f"'{pretrained}'")
-    elif weights and tag_cfg:
-        _load_tag(clip, name, pretrained, tag_cfg)
+    elif downloaded is not None:
+        with _quiet():
+            open_clip.load_checkpoint(clip, downloaded, strict=True, weights_only=True)
     return Backbone(
         clip=clip,
         tokenize=open_clip.get_tokenizer(name),
@@ -251,16 +254,17 @@ def _read_weights(name: str, pretrained: str) -> dict[str, Tensor]:
     return read_state_dict(path)
 
 
-def _load_tag(clip: Any, name: str, tag: str, tag_cfg: dict[str, Any]) -> None:
-    try:
-        path = open_clip.download_pretrained(tag_cfg)
-    except Exception as error:  # whatever the network layers raise: requests, urllib, huggingface_hub
-        raise VactkError(
-            f"the weights '{tag}' of backbone '{name}' are not on this machine and cannot be downloaded "
-            f"({type(error).__name__}); give a local file with --pretrained FILE, or try --backbone toy"
-        ) from error
-    with _quiet():
-        open_clip.load_checkpoint(clip, path, strict=True, weights_only=True)
+def _download(name: str, tag: str, tag_cfg: dict[str, Any]) -> str:
+    """Return the file of a tag's weights, downloaded unless it is here. Raises VactkError where it cannot be."""
+    with fast_failure("" if tag_cfg.get("hf_hub") else tag_cfg.get("url", "")) as reason:
+        try:
+            return open_clip.download_pretrained(tag_cfg)
+        except Exception as error:  # whatever the network layers raise: requests, urllib, huggingface_hub
+            raise VactkError(
+                f"the weights '{tag}' of backbone '{name}' are not on this machine and cannot be downloaded "
+                f"({reason or first_line(error)}); give a local file with --pretrained FILE; --backbone toy is "
+                "here, but for drawn shapes only"
+            ) from error
 
 
 def named_config(tensors: dict[str, Tensor], *, quick_gelu: bool) -> BackboneConfig | None:

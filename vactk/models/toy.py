@@ -7,6 +7,8 @@ redrawn from the seed.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,18 @@ def save_toy(path: Path, state: dict[str, Tensor]) -> None:
     tensors = {name: tensor.half() for name, tensor in state.items() if name != EMBEDDING}
     tensors[ROWS], tensors[VALUES] = changed.int(), state[EMBEDDING][changed].half()
     save_tensors(path, tensors, {"what": "the toy CLIP of vactk"})
+
+
+def knows_words(text: str, encode: Callable[[str], list[int]]) -> bool:
+    """Return whether most words of a text occurred in training; `encode` gives the tokens of a word."""
+    known = [trained_tokens().issuperset(encode(word)) for word in text.lower().split()]
+    return 2 * sum(known) > len(known)
+
+
+@cache
+def trained_tokens() -> frozenset[int]:
+    """Return the tokens that occurred in training: those whose embeddings the file holds."""
+    return frozenset(read_tensors(_file("toy.safetensors"))[ROWS].tolist())
 
 
 def initial_embedding() -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,16 @@ from vactk.errors import pick
 def recipe_names() -> list[str]:
     """Return the names of the packaged recipes."""
     return sorted(_packaged())
+
+
+def recipe_purposes() -> dict[str, str]:
+    """Return what each packaged recipe is for: the first sentence of its file."""
+    found = {}
+    for name, path in sorted(_packaged().items()):
+        lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        text = " ".join(line.lstrip("# ") for line in lines)
+        found[name] = re.split(r"(?<=[^.]\.) (?=[A-Z])", text)[0].rstrip(".")
+    return found
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from vactk.data.benchmarks import ALIASES
 from vactk.data.datasets import DATASETS
 from vactk.data.records import VideoSet
 from vactk.distributed import Accelerator
-from vactk.errors import VactkError
+from vactk.errors import VactkError, unknown
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol import find_protocol
 from vactk.evaluate.protocol_splits import load_protocol_data
 from vactk.evaluate.retrieval import evaluate_retrieval, retrieval_data
-from vactk.evaluate.setup import load_for_evaluation, prepare_model
+from vactk.evaluate.setup import load_for_evaluation, prepare_model, strange_to_toy
 from vactk.evaluate.zero_shot import Unreadable
 from vactk.files.paths import cache_folder
 from vactk.models.video_model import VideoModel
@@ -270,7 +270,13 @@ def search(
     limits: SearchFilter,
     message: Callable[[str], None],
 ) -> SearchResult:
-    """Search for texts, and for videos like others. Raises VactkError for a query that is empty or too long."""
+    """Search for texts, and for videos like others. Raises VactkError for a query that is empty or too long.
+
+    And for a label that no video has.
+    """
+    _check_label(searcher, limits.label)
+    if warning := strange_to_toy(searcher.model, queries):
+        message(f"warning: {warning}")
     started_s = time.perf_counter()
     by_text = searcher.by_text(queries, limits) if queries else []
     answers = [Answer("query", query, hits) for query, hits in zip(queries, by_text, strict=True)]
@@ -279,6 +285,17 @@ def search(
     for text in searcher.cut:
         message(f"the query is longer than the model reads and was truncated: '{text[:60]}...'")
     return SearchResult(answers, searcher.cut, latency_ms)
+
+
+def _check_label(searcher: Searcher, label: str) -> None:
+    """Raises VactkError where no video of the index has a label, with those that there are."""
+    if not label:
+        return
+    known = searcher.labels()
+    if not known:
+        raise VactkError(f"no video of this index has a label: leave out --label '{label}'")
+    if label.casefold() not in {one.casefold() for one in known}:
+        raise VactkError(unknown(label, known, "label of this index"))
 
 
 def evaluate(

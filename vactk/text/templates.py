@@ -23,6 +23,10 @@ def choose_templates(name: str) -> tuple[str, ...]:
 
     Raises VactkError when it is neither.
     """
+    if " " in name.strip() and "{" not in name:
+        raise VactkError(
+            f"the template '{name}' has no {{}} for the class: write it as '{name.strip()} {{}}'"
+        )
     if "{" not in name:
         return pick(TEMPLATES, name, "set of templates")
     if name.count("{}") != 1 or name.count("{") != 1 or name.count("}") != 1:

@@ -158,7 +158,7 @@ def test_the_index_of_a_dataset_is_built_once_asked(monkeypatch):
     assert "--yes" in question
     found = answer("--dataset", "shapes", "--query", "a star", "--top", 1, "--workers", 0, "--yes")
     assert found["hits"][0]["label"] == "star moving left"
-    monkeypatch.setattr(indexing, "_embed", None)  # nothing is read again
+    monkeypatch.setattr("vactk.evaluate.windows.embed_views", None)  # nothing is read again
     again = answer("--dataset", "shapes", "--query", "a star", "--top", 1, "--workers", 0)
     assert again["hits"] == found["hits"]
 

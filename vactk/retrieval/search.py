@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vactk.data.config import DataConfig
 from vactk.data.records import Record
+from vactk.data.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
 from vactk.evaluate.embedding import embed_texts, embed_views
@@ -19,7 +20,6 @@ from vactk.models.video_model import VideoModel
 from vactk.retrieval.hits import Hit, SearchFilter
 from vactk.retrieval.index.embedding import check_query
 from vactk.retrieval.index.store import Neighbors, Store, thin_out
-from vactk.retrieval.index.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates
 
 MORE = 4  # candidates looked at for each hit, as some are left out
@@ -93,7 +93,7 @@ class Searcher:
         (piece,) = read.pieces
         if piece.error is not None:
             raise VactkError(piece.error)
-        return embed_views(self.model, read.views.to(self.device)).cpu()
+        return embed_views(self.model, read.views(0, 1).to(self.device)).cpu()
 
     def _search(
         self, vectors: Tensor, wanted: SearchFilter, *, without: Sequence[Path] = ()

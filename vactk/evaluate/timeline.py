@@ -28,7 +28,7 @@ from vactk.evaluate.results import errors_json
 
 Span = tuple[float, float]  # seconds
 
-CHANGE_COST = 2.0  # in nats times strides; `python -m tests.benchmarks.timeline` compares values
+CHANGE_COST = 2.0  # in nats times a quarter of a window; `python -m tests.benchmarks.timeline` compares values
 FLOOR = 0.02  # smaller probabilities count as this: one window cannot decide by being very sure
 NO_LEVEL = (
     "the labels share words with every phrase that they could be compared with, so that none of them is never the "
@@ -142,8 +142,8 @@ def make_timeline(
     cosines = _mean_over(scores.cosines, cover)
     nearest = np.column_stack([cosines, cosines.max(axis=1)])  # (K, C + 1), the last for none
     lengths = np.diff(edges_s)
-    stride_s = scores.spans[1][0] - scores.spans[0][0] if len(scores.spans) > 1 else lengths.sum()
-    weighted = np.log(np.maximum(probabilities, FLOOR)) * (lengths / stride_s)[:, None, None]
+    start_s, end_s = scores.spans[0]
+    weighted = np.log(np.maximum(probabilities, FLOOR)) * (4 * lengths / (end_s - start_s))[:, None, None]
     found = []
     for group, path in enumerate(cheapest_paths(weighted, change_cost).T):
         for first, stop in _runs(path):

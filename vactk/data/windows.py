@@ -6,10 +6,12 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vactk.data.config import DataConfig, ImageSpec
@@ -220,6 +222,15 @@ def windows_at_once(windows: WindowConfig, config: DataConfig) -> int:
         if len(torch.cat([_frames_within(timeline, span, config) for span in spans]).unique()) <= room:
             return count
     return CHUNK
+
+
+def read_whole(video: Path, config: DataConfig, picture: ImageSpec) -> NDArray[np.float32]:
+    """Return the views of a video as a whole, (V, T, 3, H, W'). Raises VactkError."""
+    read = WindowDataset([Record(video=video)], WindowConfig(), config, picture)[Piece(0, 0, True)]
+    if read.error is not None:
+        raise VactkError(read.error)
+    views: NDArray[np.float32] = collate([read]).views(0, 1)[0].numpy()
+    return views
 
 
 class Durations:

@@ -28,7 +28,9 @@ from vactk.evaluate.results import errors_json
 
 Span = tuple[float, float]  # seconds
 
-CHANGE_COST = 2.0  # in nats times a quarter of a window; `python -m tests.benchmarks.timeline` compares values
+CHANGE_COST = (
+    2.0  # in nats times a quarter of a window; `python -m tests.benchmarks.timeline` compares values
+)
 FLOOR = 0.02  # smaller probabilities count as this: one window cannot decide by being very sure
 NO_LEVEL = (
     "the labels share words with every phrase that they could be compared with, so that none of them is never the "

@@ -205,11 +205,9 @@ def check_model(store: Store, fingerprint: str, reading: EmbeddingConfig) -> Non
     if facts is None:
         return
     if facts.fingerprint != fingerprint:
-        stated = facts.model.get("stated", {})
-        made_by = facts.model.get("checkpoint") or stated.get("backbone", {}).get("name", "another")
         raise VactkError(
-            f"index '{store.name}' was made with another model, '{made_by}': similarities between the two mean "
-            "nothing; leave out --checkpoint and --backbone, or make another --index"
+            f"index '{store.name}' was made with another model, '{facts.model_name}': similarities between the two "
+            "mean nothing; leave out --checkpoint and --backbone, or make another --index"
         )
     if facts.reading != reading.to_json():
         raise VactkError(

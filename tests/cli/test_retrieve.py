@@ -17,7 +17,6 @@ from tests.video.conftest import write_video
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
-from vactk.retrieval.index import update as indexing
 
 CLASSES = ("star moving left", "key moving right", "tree moving up")
 

@@ -182,7 +182,7 @@ def zeroshot(
         top,
         output or [],
     )
-    files.check(bool(videos))
+    files.check(bool(videos), by)
     run_on(processes, device)
     asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
     with Display() as display:

@@ -35,7 +35,7 @@ class VideoOptions(NamedTuple):
     top: int | None
     output: list[Path]
 
-    def check(self, has_videos: bool) -> None:
+    def check(self, has_videos: bool, by: str) -> None:
         """Raise VactkError for options without what they go with."""
         over_time = {
             "--stride": self.stride_s is not None,
@@ -48,6 +48,8 @@ class VideoOptions(NamedTuple):
                 raise VactkError(f"{name} is for the answers to videos: name files or folders")
             if given and name in over_time and self.window_s is None:
                 raise VactkError(f"{name} is for answers over time: add --window SECONDS")
+        if self.window_s is not None and by != "similarity":
+            raise VactkError(f"--window answers by similarity: leave out --by {by}")
         if self.top is not None and self.window_s is not None:
             raise VactkError("--top is for videos as wholes: with --window the segments are the answer")
 
@@ -67,9 +69,11 @@ def classify(
     for path in asked.output:
         check_output(path, len(files), over_time=asked.window_s is not None)
 
-    from vactk.evaluate.predictor import Predictor
+    from vactk.evaluate.predictor import Predictor, choose_windows
     from vactk.evaluate.setup import load_for_evaluation
 
+    if asked.window_s is not None:
+        choose_windows(asked.window_s, asked.stride_s)  # before the model is loaded
     model, config = load_for_evaluation(checkpoint, overrides, {}, display.message)
     predictor = Predictor(model, asked.labels, by=by, config=config)
     name = {"model": str(checkpoint or model.config.backbone.name)}
@@ -127,8 +131,8 @@ def _what_was_missed(predictor: Predictor, predictions: Predictions) -> list[str
 
 
 def _span_in_words(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    minutes = round(seconds / 60)
+    return f"{minutes} minute{'s' * (minutes != 1)}" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def print_answers(result: dict[str, Any]) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vactk.errors import VactkError
 from vactk.files.atomic import atomic_path
@@ -56,17 +59,20 @@ def wilson(percent: float, count: int) -> tuple[float, float]:
 def label_points(
     axes: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], first: Iterable[int] = ()
 ) -> list[str]:
-    """Write a text beside each point where it covers no other text or point; return those that found no room.
+    """Write a text beside each point of a line, off the line and other texts; return those that found no room.
 
     `first`: numbers of the points that are labelled before the others. Called when all else is drawn.
     """
+    from matplotlib.patheffects import Normal, Stroke
+
     figure = axes.figure
     figure.canvas.draw()  # which fixes where points are
     renderer = figure.canvas.get_renderer()
     room = axes.get_window_extent(renderer)
     legend = axes.get_legend()
     taken = [] if legend is None else [legend.get_window_extent(renderer)]
-    pixels = axes.transData.transform(points)
+    corners = axes.transData.transform(points)
+    pixels = np.concatenate([np.linspace(a, b, 40) for a, b in itertools.pairwise([*corners, corners[-1]])])
     order = [*dict.fromkeys([*first, *range(len(points))])]
     left_out = []
     for number in order:
@@ -78,6 +84,7 @@ def label_points(
             fontsize=8,
             ha="center",
             va="center",
+            path_effects=[Stroke(linewidth=2.5, foreground="white"), Normal()],
         )
         for offset in OFFSETS:
             text.set_position(offset)

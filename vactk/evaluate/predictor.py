@@ -164,9 +164,7 @@ class Predictor:
         """
         if self.by != "similarity":
             raise VactkError(f"windows are answered for by similarity, not by '{self.by}'")
-        if window <= 0:
-            raise VactkError(f"a window lasts more than 0 seconds, got {window:g}")
-        windows = WindowConfig(length_s=window, stride_s=window / 4 if stride is None else stride)
+        windows = choose_windows(window, stride)
         paths = _paths(videos)
         phrases = unrelated_phrases(self.words) if threshold is None else ()
         unrelated = self._embed(phrases).float().cpu() if phrases else None
@@ -236,6 +234,13 @@ class Predictor:
             words=self.words,
             records=tuple(Record(video=path) for path in paths),
         )
+
+
+def choose_windows(window: float, stride: float | None) -> WindowConfig:
+    """Return how videos are cut for `Predictor.segments`. Raises VactkError for values that make no sense."""
+    if not window > 0:
+        raise VactkError(f"a window lasts more than 0 seconds, got {window:g}")
+    return WindowConfig(length_s=window, stride_s=window / 4 if stride is None else stride)
 
 
 def _paths(videos: str | Path | Iterable[str | Path]) -> list[Path]:

@@ -40,11 +40,11 @@ TUNING, REPORT = range(4), range(100, 110)  # seeds of drawings
 WINDOWS = ((1, 0.25), (2, 0.5), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4))
 COSTS = (0.0, 1.0, 2.0, 4.0, 8.0)
 LABELS = ("star", "key", "tree")  # of the long videos
-MEASURE = """
-import json, resource, sys, vactk
+MEASURE = r"""
+import json, re, sys, vactk
 model = vactk.load_model("toy", device="cpu", settings={"data.workers": 0})
 found = vactk.Predictor(model, sys.argv[2].split(",")).segments(sys.argv[1], window=4, stride=1)
-peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak_mib = int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 print(json.dumps({"peak_mib": peak_mib, "minutes": found[0].duration_s / 60}))
 """
 

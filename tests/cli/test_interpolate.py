@@ -15,7 +15,7 @@ from vactk.cli.interpolate import read_sweep
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
 from vactk.data.video_dataset import VideoDataset
-from vactk.evaluate import curve
+from vactk.evaluate import pictures
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.adapters import TEDAdapterConfig
 from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
@@ -247,7 +247,7 @@ def test_a_sweep_reads_each_video_once_and_agrees_with_the_files_it_stands_for(t
 
 
 def test_a_sweep_as_a_table_and_without_matplotlib(monkeypatch):
-    monkeypatch.setattr(curve, "can_draw", lambda: False)
+    monkeypatch.setattr(pictures, "can_draw", lambda: False)
     result = run(
         "a.safetensors", "--sweep", "0:1:1", *MEASURE, "--split", "seen", "--dataset", "shapes/unseen"
     )

@@ -17,7 +17,6 @@ from tests.video.conftest import write_video
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
-from vactk.retrieval.index import update as indexing
 
 CLASSES = ("star moving left", "key moving right", "tree moving up")
 
@@ -158,7 +157,7 @@ def test_the_index_of_a_dataset_is_built_once_asked(monkeypatch):
     assert "--yes" in question
     found = answer("--dataset", "shapes", "--query", "a star", "--top", 1, "--workers", 0, "--yes")
     assert found["hits"][0]["label"] == "star moving left"
-    monkeypatch.setattr(indexing, "_embed", None)  # nothing is read again
+    monkeypatch.setattr("vactk.evaluate.windows.embed_views", None)  # nothing is read again
     again = answer("--dataset", "shapes", "--query", "a star", "--top", 1, "--workers", 0)
     assert again["hits"] == found["hits"]
 

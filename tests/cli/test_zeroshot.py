@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import csv
 import json
+import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
+from tests.benchmarks import timeline
 from vactk.cli.app import app
 from vactk.data.shapes import clips
 from vactk.data.shapes.clips import Split
+from vactk.video.reader import open_video
 
 CLASSES = ("star moving left", "key moving right")
 
@@ -135,3 +140,91 @@ def test_files_may_be_told_apart_by_the_classes_of_the_training(trained, folder)
     labels = json.loads(answer.stdout)["predictions"][0]["labels"]
     assert {label["label"] for label in labels} == set(CLASSES)
     assert sum(label["probability"] for label in labels) == pytest.approx(1)
+
+
+@pytest.fixture
+def long_video(folder):
+    """Ten seconds of a star, ten of a key, and a minute of the first again."""
+    star, key = (folder / "star.mp4", folder / "deeper" / "key.mp4")
+    path = folder.parent / "long.mp4"
+    frames = []
+    for source, seconds in ((star, 10), (key, 10), (star, 60)):
+        with open_video(source) as video:
+            frames += list(video.read(range(12)).permute(0, 2, 3, 1).contiguous().numpy()) * seconds
+    timeline.write(path, frames, 12)
+    return path
+
+
+TOY = ("--labels", "star,key,tree", "--backbone", "toy", "--workers", 0)
+
+
+def test_a_long_video_is_answered_for_over_time(long_video, tmp_path):
+    outputs = [word for suffix in ("csv", "srt", "jsonl") for word in ("--output", f"over.{suffix}")]
+    result = run("zeroshot", long_video, *TOY, "--window", 2, *outputs, "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    (found,) = answer["timelines"]
+    shown = [(one["label"], one["start_s"], one["end_s"]) for one in found["segments"]]
+    assert [label for label, *_ in shown] == ["star", "key", "star"]
+    assert [start_s for _, start_s, _ in shown] == pytest.approx([0, 10, 20], abs=1)
+    assert (answer["window_s"], answer["stride_s"], answer["model"]) == (2, 0.5, "toy")
+    assert answer["output"] == ["over.csv", "over.srt", "over.jsonl"]
+    assert len((tmp_path / "over.csv").read_text().splitlines()) == 4
+    table = run("zeroshot", long_video, *TOY, "--window", 4, "--stride", 4, "--multi-label")
+    assert table.exit_code == 0, table.stderr
+    assert "windows of 4 s every 4 s" in table.stdout
+    assert "one of 100 unrelated phrases fits better" in table.stdout
+    nothing = run("zeroshot", long_video, *TOY, "--window", 4, "--threshold", 0.99)
+    assert "none of these" in nothing.stdout
+    assert not re.search(r"\bstar\b", nothing.stdout)
+
+
+def test_a_long_video_as_a_whole_says_what_was_missed(long_video):
+    answer = json.loads(run("zeroshot", long_video, *TOY, "--json").stdout)
+    assert answer["notes"] == [
+        "8 frames of 1 minute were seen of 'long.mp4'; --window 4 classifies it piece by piece"
+    ]
+
+
+def test_predictions_go_to_a_file_and_piped_rows_are_lines(folder, tmp_path):
+    deep = folder / ("a long name of a folder " * 5).strip()
+    deep.mkdir()
+    shutil.move(folder / "deeper" / "key.mp4", deep / "key.mp4")
+    result = run("zeroshot", folder, *TOY, "--top", 2, "--output", "found.csv")
+    assert result.exit_code == 0, result.stderr
+    (line,) = [line for line in result.stdout.splitlines() if "key.mp4" in line]
+    assert f"{deep.name}/key.mp4" in line  # below the folder of all, in one piece
+    assert str(folder) not in line
+    assert str(folder) in result.stdout
+    assert re.search(r"key \d+\.\d% \(0\.\d{3}\)", line)
+    rows = list(csv.DictReader((tmp_path / "found.csv").open()))
+    assert {row["video"]: row["label"] for row in rows if row["label"]} == {
+        str(folder / "star.mp4"): "star",
+        str(deep / "key.mp4"): "key",
+    }
+    assert "label_3" not in rows[0]
+    assert len([row for row in rows if row["error"]]) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--stride", 1), "--stride is for answers over time: add --window SECONDS"),
+        (("--multi-label",), "--multi-label is for answers over time"),
+        (("--threshold", 0.2), "--threshold is for answers over time"),
+        (("--window", 4, "--top", 2), "--top is for videos as wholes"),
+        (("--window", 4, "--stride", 5), "leaves out what lies between"),
+        (("--window", 4, "--by", "ensemble"), "by similarity: leave out --by ensemble"),
+        (("--window", 0), "more than 0 seconds"),
+        (("--output", "a.srt"), "add --window SECONDS"),
+        (("--output", "a.txt"), "unknown format for --output"),
+    ],
+)
+def test_options_that_do_not_go_together(folder, given, message):
+    result = run("zeroshot", folder / "star.mp4", *TOY, *given)
+    assert (result.exit_code, message in result.stderr) == (1, True), result.stderr
+
+
+def test_a_datasets_answers_do_not_go_over_time():
+    result = run("zeroshot", "--dataset", "shapes", "--window", 4)
+    assert (result.exit_code, "--window is for the answers to videos" in result.stderr) == (1, True)

@@ -6,12 +6,12 @@ from tests.retrieval.pages import KEY, Fake, entry
 from tests.video.conftest import write_video
 from vactk.data.config import DataConfig
 from vactk.data.isolated_read import IsolatedReader
+from vactk.data.windows import WindowConfig
 from vactk.distributed import make_accelerator
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, new_model
 from vactk.retrieval.index.store import IndexMetadata
 from vactk.retrieval.index.update import EmbeddingConfig
-from vactk.retrieval.index.windows import WindowConfig
 
 
 @pytest.fixture(scope="session")

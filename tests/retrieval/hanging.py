@@ -19,6 +19,12 @@ def hang_in_python(hit, at_s):
     return make_still(hit, at_s)
 
 
+def hang_on_a_path(path):
+    """As a file that was sent, whose reading never ends."""
+    while path:
+        time.sleep(0.01)
+
+
 def hang_in_ffmpeg(hit, at_s):
     """FFmpeg waits for a pipe into which nobody writes."""
     pipe = hit.video.with_name("pipe")

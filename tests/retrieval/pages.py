@@ -8,6 +8,7 @@ from pathlib import Path
 from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit
 from vactk.retrieval.index.file_identity import FileIdentity, FileState
+from vactk.video.reader import open_video
 
 KEY = 2**55  # beyond what a browser's numbers hold
 
@@ -20,6 +21,12 @@ def entry(key, video, start_s=2.0, end_s=4.0, label=""):
     )
 
 
+def read_frame(path):
+    """The first frame of a video, in whatever process."""
+    with open_video(path) as video:
+        return video.read([0]).numpy()
+
+
 class Fake:
     """An index whose hits are all its entries, those with the words of the query in their names first."""
 
@@ -28,6 +35,16 @@ class Fake:
         self.asked = []
 
     num_videos = property(lambda self: len(self.hits))
+    num_entries = property(lambda self: 2 * len(self.hits))
+    model_name = "/home/me/runs/first"
+    read_video = staticmethod(read_frame)
+
+    def embed(self, views):
+        return views
+
+    def by_vector(self, vector, wanted):
+        self.asked.append((vector.shape, wanted))
+        return self.by_text(["upload"], wanted)[0]
 
     def labels(self):
         return sorted({hit.label for hit in self.hits.values()})

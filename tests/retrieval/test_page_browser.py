@@ -75,9 +75,8 @@ def test_in_a_browser_a_hit_plays_at_its_time_with_the_keyboard_alone(address, b
     until(tab, "document.activeElement.id === 'q'")
     tab.keyboard.type("cat")
     tab.keyboard.press("Enter")
-    tab.wait_for_selector(".hit")
+    until(tab, "document.getElementById('status').textContent.includes('4 hits in')")
     assert tab.locator(".hit .name").all_inner_texts() == ["cat.mp4", "dog.mp4", "bird <b>.mp4", "old.avi"]
-    assert "4 hits in" in tab.inner_text("#status")
     assert tab.url.endswith("?q=cat")
     tab.keyboard.press("ArrowDown")
     tab.keyboard.press("Enter")
@@ -121,6 +120,35 @@ def test_in_a_browser_filters_mistakes_and_what_cannot_be_played(address, browse
     tab.fill("#q", "x")
     tab.keyboard.press("Enter")
     until(tab, "document.getElementById('status').textContent.includes('nothing found')")
+
+
+def test_in_a_browser_a_video_is_searched_with_and_hits_keep_their_score_while_they_play(
+    address, browser, videos
+):
+    tab = browser.new_page(viewport={"width": 1200, "height": 800})
+    problems = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.goto(address)
+    until(tab, "document.querySelectorAll('.samples .hit').length === 4")  # what is here, before any search
+    assert tab.inner_text("#about") == "vactk: 4 videos, 8 windows, model runs/first"
+    assert not tab.locator(".hit .score").first.is_visible()
+    tab.set_input_files("#file", videos / "dog.mp4")
+    until(tab, "document.getElementById('status').textContent.includes('4 videos like dog.mp4 in')")
+    tab.locator(".hit .screen").first.click(position={"x": 60, "y": 60})
+    tab.wait_for_selector(".playing video")
+    assert tab.locator(".playing .score").is_visible()
+    assert tab.locator(".playing .time").is_visible()
+    tab.select_option("#label", "birds")
+    until(tab, "document.querySelectorAll('.hit').length === 1")
+    assert "file=" in tab.url  # filters count for the same video
+    assert "label=birds" in tab.url
+    tab.set_input_files("#file", videos / "secret.txt")
+    until(tab, "document.getElementById('status').classList.contains('bad')")
+    assert "secret.txt: cannot read the file" in tab.inner_text("#status")
+    tab.fill("#q", "cat")
+    tab.check("#one")
+    until(tab, "location.search.includes('one=1')")
+    assert problems == []
 
 
 def title_with(tab, site, html):

@@ -17,7 +17,7 @@ from vactk.evaluate.retrieval import evaluate_retrieval
 def test_an_index_by_several_processes_is_that_of_one(
     model, accelerator, folder, tmp_path, world, set_up, monkeypatch
 ):
-    monkeypatch.setattr("vactk.retrieval.index.windows.CHUNK", 3)  # videos in pieces, on different processes
+    monkeypatch.setattr("vactk.data.windows.CHUNK", 3)  # videos in pieces, on different processes
     (folder / "broken.mp4").write_bytes(b"not a video")
     one = Made(model, accelerator, folder, tmp_path / "one", set_up)
     change = one.add()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.retrieval.hanging import hang_on_a_path
 from tests.retrieval.index.test_update import Made
 from tests.retrieval.pages import KEY, entry
 from vactk.errors import VactkError
 from vactk.retrieval.index.update import EmbeddingConfig
 
 pytest.importorskip("starlette", reason="needs pip install 'vactk[serve]'")
-from vactk.retrieval import server
+from vactk.retrieval import server, uploads
+from vactk.retrieval.uploads import FILE_TYPE
 
 
 def test_the_page_and_its_files_come_from_here_alone(client):
@@ -28,10 +30,14 @@ def test_the_page_and_its_files_come_from_here_alone(client):
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "//" not in answer.text.replace("http://www.w3.org", "").replace("// ", "").replace("/**", "")
-    assert client.get("/api/about").json() == {
+    about = client.get("/api/about").json()
+    assert len(about.pop("samples")) == 4
+    assert about == {
         "title": "holidays",
         "labels": ["birds", "old", "pets"],
         "videos": 4,
+        "windows": 8,
+        "model": "runs/first",
     }
 
 
@@ -45,8 +51,9 @@ def test_search_answers_hits_by_keys_that_browsers_keep(client, fake):
     for number, name in enumerate(("dog.mp4", "cat.mp4")):
         alike = client.get("/api/search", params={"like": str(KEY + number)}).json()
         assert name not in [hit["name"] for hit in alike["hits"]]
-    client.get("/api/search", params={"q": "x", "top": 10**9})
+    client.get("/api/search", params={"q": "x", "top": 10**9, "min": "0.25", "one": 1})
     assert fake.asked[-1][1].top == server.MOST_HITS
+    assert (fake.asked[-1][1].min_score, fake.asked[-1][1].per_video) == (0.25, 1)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,8 @@ def test_search_answers_hits_by_keys_that_browsers_keep(client, fake):
         ("/api/search?q=x&top=many", 400, "'top' must be a number"),
         ("/api/search?q=x&top=nan", 400, "'top' must be a number from 0 on"),
         ("/api/search?q=x&top=0.5", 400, "--top must be at least 1"),
+        ("/api/search?q=x&min=high", 400, "'min' must be a number"),
+        ("/api/search?file=7", 400, "no longer known here"),
         ("/api/search?like=7", 400, "no longer in the index"),
         ("/api/search?like=1e400", 400, "no longer in the index"),
         ("/video/7", 404, "no entry 7"),
@@ -92,6 +101,50 @@ def test_only_this_machines_names_and_only_reading(client):
     assert client.get("/", headers={"Host": "localhost:8000"}).status_code == 200
     for method in ("post", "put", "delete"):
         assert getattr(client, method)("/api/search?q=x").status_code == 405
+
+
+def send(client, content, **headers):
+    return client.post("/api/upload", content=content, headers={"Content-Type": FILE_TYPE, **headers})
+
+
+def test_a_file_is_searched_with_and_not_kept(client, fake, videos, tmp_path):
+    sent = send(client, (videos / "dog.mp4").read_bytes(), Origin="http://127.0.0.1")
+    assert sent.status_code == 200
+    found = client.get("/api/search", params={"file": sent.json()["file"], "label": "pets"}).json()
+    assert [hit["name"] for hit in found["hits"]] == ["dog.mp4", "cat.mp4"]
+    assert fake.asked[0][0] == (1, 3, 96, 128)  # what the process that read the file made of it
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "message"),
+    [
+        (b"no video", {}, 422, "cannot read the file"),
+        (b"#EXTM3U\n/etc/passwd", {}, 422, "cannot read the file"),
+        (b"", {}, 422, "the file is empty"),
+        (b"x" * 2000, {}, 413, "larger than"),
+        (b"x", {"Origin": "http://evil.example"}, 403, "'http://evil.example'"),
+        (b"x", {"Origin": "null"}, 403, "from this page alone"),
+        (b"x", {"Content-Type": "text/plain"}, 403, "is sent as"),
+        (b"x", {"Host": "evil.example"}, 400, ""),
+    ],
+)
+def test_files_that_are_not_read(client, tmp_path, monkeypatch, content, headers, status, message):
+    monkeypatch.setattr(uploads, "LARGEST_BYTES", 1000)
+    answer = send(client, content, **headers)
+    assert (answer.status_code, message in answer.text) == (status, True)
+    assert str(tmp_path) not in answer.text
+    chunks = client.post("/api/upload", content=iter([b"x" * 600] * 2), headers={"Content-Type": FILE_TYPE})
+    assert chunks.status_code == 413  # though no length was stated
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sent_file_that_hangs_is_given_up(client, fake, monkeypatch, videos):
+    monkeypatch.setattr(fake, "read_video", hang_on_a_path, raising=False)
+    monkeypatch.setattr(uploads, "READ_S", 1.0)
+    answer = send(client, (videos / "dog.mp4").read_bytes())
+    assert (answer.status_code, "took over 1 s" in answer.json()["error"]) == (422, True)
+    assert client.get("/api/search", params={"q": "cat"}).json()["hits"]
 
 
 def test_videos_come_in_ranges_clips_and_stills(client, videos):

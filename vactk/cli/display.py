@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import progress as bars
@@ -17,6 +19,7 @@ from typer import confirm
 from vactk.progress import Progress
 
 PLAIN_EVERY_S = 10.0  # seconds between lines of progress if stderr is not a terminal
+WIDEST = 1_000_000  # characters of a table that is not for a terminal
 MAX_PROBLEMS = 20  # that are printed; --json has all
 NUMBER_CHARACTERS = set("0123456789.,+-/% ")
 
@@ -64,6 +67,11 @@ class Display:
         """Print a line above the bars."""
         self.bars.console.print(text, markup=False, soft_wrap=True)
 
+    def warning(self, text: str) -> None:
+        """Print a warning above the bars; an empty one is none."""
+        if text:
+            self.message(f"warning: {text}")
+
     def confirm(self, question: str) -> bool:
         """Ask a yes/no question, with the bars paused."""
         self._draw_bars(False)
@@ -109,16 +117,34 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table on stdout; columns of numbers are aligned right."""
+    """Print a table on stdout; columns of numbers are aligned right.
+
+    For another program or a file, a row is a line, however wide.
+    """
+    console = Console(quiet=not is_main_process(), highlight=False)
     listed = [tuple(row) for row in rows]
     table = Table(title=title, title_justify="left")
+    if not console.is_terminal:
+        console.print(title, markup=False, soft_wrap=True)
+        listed = [tuple("; ".join(cell.splitlines()) for cell in row) for row in listed]
+        table.title, console.width = None, WIDEST
     for number, column in enumerate(columns):
         cells = {cell for row in listed for cell in row[number : number + 1]}
         has_numbers = bool(cells) and all(set(cell) <= NUMBER_CHARACTERS for cell in cells)
         table.add_column(column, justify="right" if has_numbers else "left", overflow="fold")
     for row in listed:
         table.add_row(*row)
-    Console(quiet=not is_main_process()).print(table)
+    console.print(table)
+
+
+def common_folder(paths: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Return the folder that holds all of several paths, and each path relative to it; "" where there is none."""
+    every = list(dict.fromkeys(paths))
+    parents = [str(Path(path).parent) for path in every]
+    folder = ""
+    with contextlib.suppress(ValueError):  # of relative and absolute paths, or of several drives
+        folder = os.path.commonpath(parents) if len(every) > 1 else ""
+    return folder, {path: os.path.relpath(path, folder) if folder else path for path in every}
 
 
 def print_recalls(title: str, result: Mapping[str, Any]) -> None:

@@ -271,7 +271,7 @@ def _check(given: SimpleNamespace) -> None:
 
 
 def _choose(given: SimpleNamespace) -> RetrieveOptions:
-    from vactk.retrieval.index.windows import WindowConfig
+    from vactk.data.windows import WindowConfig
     from vactk.retrieval.session import RetrieveOptions
 
     return RetrieveOptions(

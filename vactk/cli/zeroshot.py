@@ -19,6 +19,7 @@ from vactk.cli.display import (
     print_unreadable,
 )
 from vactk.cli.processes import run_on
+from vactk.cli.zeroshot_videos import VideoOptions, classify, print_answers
 from vactk.errors import VactkError
 from vactk.evaluate.protocol import find_protocol
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from vactk.evaluate.protocol_splits import ProtocolData
     from vactk.evaluate.results import ClassifierName, Unreadable
 
-MAX_LABELS = 3  # that a table shows of each video; --json has all
+OVER_TIME, ANSWERS = "Over time", "Answers"
 
 
 class ZeroShotOptions(NamedTuple):
@@ -81,6 +82,52 @@ def zeroshot(
         ),
     ] = "similarity",
     templates: options.Templates = None,
+    window: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of a window: say what videos show when, window by window. [default: videos as wholes]",
+            rich_help_panel=OVER_TIME,
+        ),
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds between the starts of windows. [default: a quarter of --window]",
+            rich_help_panel=OVER_TIME,
+        ),
+    ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option(
+            "--multi-label",
+            help="Any number of labels at a time; otherwise the best one, or none of these.",
+            rich_help_panel=OVER_TIME,
+        ),
+    ] = False,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Cosine similarity that a label must exceed, else the answer is none of these. [default: found "
+            "for each window: the best similarity of 100 unrelated phrases]",
+            rich_help_panel=OVER_TIME,
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Labels of each video. [default: 3 in the table, else all]", rich_help_panel=ANSWERS
+        ),
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File for the answers: .csv, .json or .jsonl; with --window also .srt (subtitles), .png or .svg "
+            "(a picture of the timeline). Repeatable.",
+            rich_help_panel=ANSWERS,
+        ),
+    ] = None,
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
     views: options.Views = None,
@@ -96,9 +143,11 @@ def zeroshot(
 ) -> None:
     """Classify videos by labels that the model need never have been trained on.
 
-    Files get a probability for each label; a dataset or protocol gets accuracies. For example:
+    Files get a probability for each label, or with --window what they show when; a dataset or protocol gets
+    accuracies. For example:
 
-        vactk zeroshot clips/ --labels "juggling,arm wrestling,waving"
+        vactk zeroshot clips/ --labels "juggling,arm wrestling,waving" --output answers.csv
+        vactk zeroshot long.mp4 --labels "cooking,eating" --window 4 --output timeline.png
         vactk zeroshot --dataset shapes --split unseen --checkpoint runs/first
         vactk zeroshot --protocol hmdb51/ep2 --data-root /data --checkpoint runs/first
     """
@@ -123,16 +172,27 @@ def zeroshot(
     options.check_settings(checkpoint, overrides)
     if protocol is not None:
         find_protocol(protocol)
+    files = VideoOptions(
+        options.read_labels(labels) if labels is not None else None,
+        window,
+        stride,
+        multi_label,
+        threshold,
+        top,
+        output or [],
+    )
+    files.check(bool(videos), by)
     run_on(processes, device)
     asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
     with Display() as display:
         if videos:
-            result, show = _classify(asked, videos, labels, display), _print_predictions
+            result = classify(videos, files, checkpoint, overrides, by, display)
+            show = print_answers
         else:
             data, recipe = _load_data(asked, protocol, dataset, split, display)
             result, show = _evaluate(asked, data, recipe, display), _print_result
     (print_json if json else show)(result)
-    if videos and not result["predictions"]:
+    if videos and not result.get("predictions", result.get("timelines")):
         raise VactkError(f"none of the files could be read; the first: {result['failed'][0]['error']}")
 
 
@@ -166,7 +226,7 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: 
     model, config = load_for_evaluation(
         asked.checkpoint, asked.overrides, read_recipe(recipe), display.message
     )
-    _warn(strange_to_toy(model, data.videos.words), display)
+    display.warning(strange_to_toy(model, data.videos.words))
     for part in data.splits:
         check_answer(asked.by, model.heads, data.videos.classes, part.classes)
     result = evaluate_protocol(
@@ -186,42 +246,6 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: 
         "templates": config.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
-
-
-def _classify(
-    asked: ZeroShotOptions, paths: list[Path], labels: str | None, display: Display
-) -> dict[str, Any]:
-    names = options.read_labels(labels) if labels is not None else None
-    files = _find_files(paths)
-
-    from vactk.evaluate.predictor import Predictor
-    from vactk.evaluate.setup import load_for_evaluation, strange_to_toy
-
-    model, config = load_for_evaluation(asked.checkpoint, asked.overrides, {}, display.message)
-    _warn(strange_to_toy(model, names or ()), display)
-    predictor = Predictor(model, names, by=asked.by, config=config)
-    return predictor.predict(files, progress=display.progress("videos")).to_json()
-
-
-def _warn(warning: str, display: Display) -> None:
-    if warning:
-        display.message(f"warning: {warning}")
-
-
-def _find_files(paths: list[Path]) -> list[Path]:
-    """Return the files, and every file under the folders that is not hidden, once each, sorted per folder."""
-    files: dict[Path, None] = {}
-    for path in paths:
-        if not path.exists():
-            raise VactkError(f"there is no video or folder '{path}'")
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in inside:
-            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-            if file.is_file() and not hidden:
-                files[file] = None
-    if not files:
-        raise VactkError(f"there are no files in '{paths[0]}'")
-    return list(files)
 
 
 def _print_result(result: dict[str, Any]) -> None:
@@ -248,20 +272,6 @@ def _print_result(result: dict[str, Any]) -> None:
         f"{describe_conditions(result)}"
     )
     print_table(title, ("split", "classes", "videos", "unreadable", "top-1", "top-5"), rows)
-    print_unreadable(result)
-    _print_notes(result)
-
-
-def _print_predictions(result: dict[str, Any]) -> None:
-    rows = []
-    for prediction in result["predictions"]:
-        best = prediction["labels"][:MAX_LABELS]
-        rows.append(
-            [prediction["video"], *(f"{item['label']} {100 * item['probability']:.1f}%" for item in best)]
-        )
-    if rows:
-        ranks = [f"{number}." for number in range(1, max(map(len, rows)))]
-        print_table("Predicted labels", ("video", *ranks), rows)
     print_unreadable(result)
     _print_notes(result)
 

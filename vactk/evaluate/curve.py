@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from vactk.files.atomic import atomic_path
+from vactk.evaluate.pictures import BLUE, INK, RED, label_points, new_figure, save_figure, shortened, wilson
+
+BARS_BELOW = 5000  # videos: above that an interval is narrower than the markers
 
 
-def can_draw() -> bool:
-    """Return whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
+class SetCurve(NamedTuple):
+    """The accuracies of all alphas on one set."""
+
+    name: str
+    top1: Sequence[float]  # in %
+    num_videos: int
+
+    def errors(self) -> list[list[float]] | None:
+        """Return how far the 95 % intervals reach below and above; None for a large set."""
+        if self.num_videos >= BARS_BELOW:
+            return None
+        ends = [wilson(value, self.num_videos) for value in self.top1]
+        pairs = list(zip(self.top1, ends, strict=True))
+        return [[value - low for value, (low, _) in pairs], [high - value for value, (_, high) in pairs]]
 
 
 def draw_curve(
-    stem: Path, names: Sequence[str], alphas: Sequence[float], top1: Sequence[Sequence[float]], best: float
+    stem: Path, sets: Sequence[SetCurve], alphas: Sequence[float], best: float, models: tuple[str, str]
 ) -> list[Path]:
     """Draw top-1 of the first two sets against each other, or of one against alpha, labelled with alphas.
 
-    top1 has a row for each of `names`, in %. Writes `stem`.png and `stem`.svg, and returns their paths.
+    `models`: names of A, which is alpha 0, and of B. Writes `stem`.png and `stem`.svg, and returns their paths.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes: Any = figure.subplots()
-    against = len(names) > 1
-    x, y = (top1[0], top1[1]) if against else (alphas, top1[0])
-    axes.plot(x, y, "-o", color="#2a6fbb", markersize=5)
-    every = max(1, round(len(alphas) / 11))
-    for i, alpha in enumerate(alphas):
-        if i % every == 0 or i == len(alphas) - 1 or alpha == best:
-            axes.annotate(f"{alpha:g}", (x[i], y[i]), textcoords="offset points", xytext=(5, 5), fontsize=8)
-    chosen = list(alphas).index(best)
+    axes = new_figure(7, 5.5)
+    against = len(sets) > 1
+    x, y = (sets[0].top1, sets[1].top1) if against else (alphas, sets[0].top1)
+    errors = {"xerr": sets[0].errors(), "yerr": sets[1].errors()} if against else {"yerr": sets[0].errors()}
+    if any(error is not None for error in errors.values()):
+        counts = " and ".join(f"{one.num_videos:,}" for one in sets[:2])
+        bars = f"95 % intervals, of {counts} videos"
+        axes.errorbar(x, y, **errors, fmt="none", ecolor=BLUE, alpha=0.3, elinewidth=1, label=bars)
+    axes.plot(x, y, "-o", color=BLUE, markersize=4)
+    points = dict(zip(alphas, zip(x, y, strict=True), strict=True))
+    for alpha, marker, model in ((0.0, "s", models[0]), (1.0, "D", models[1])):
+        at = [[value] for value in points[alpha]] if alpha in points else [[], []]
+        axes.plot(
+            *at, marker if alpha in points else " ", color=INK, label=f"alpha {alpha:g}: {shortened(model)}"
+        )
     label = f"best trade-off: alpha {best:g}"
-    axes.plot([x[chosen]], [y[chosen]], "*", color="#c0392b", markersize=14, label=label)
-    axes.set_xlabel(f"{names[0]}, top-1 (%)" if against else "alpha")
-    axes.set_ylabel(f"{names[1] if against else names[0]}, top-1 (%)")
+    axes.plot(*([value] for value in points[best]), "*", color=RED, markersize=14, label=label)
+    axes.set_xlabel(f"{sets[0].name}, top-1 (%)" if against else "alpha")
+    axes.set_ylabel(f"{sets[1 if against else 0].name}, top-1 (%)")
     axes.set_title("(1 - alpha) A + alpha B" + (", alpha beside the points" if against else ""), fontsize=10)
+    axes.margins(0.08)
     axes.grid(alpha=0.3)
-    axes.legend()
-    paths = []
-    for suffix in (".png", ".svg"):
-        path = stem.with_name(stem.name + suffix)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=150)
-        paths.append(path)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    first = [alphas.index(best), 0, len(alphas) - 1]
+    label_points(axes, list(points.values()), [f"{alpha:g}" for alpha in alphas], first)
+    paths = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    for path in paths:
+        save_figure(axes.figure, path)
     return paths

@@ -14,7 +14,7 @@ from vactk.checkpoints.name_patterns import select_by_pattern
 from vactk.data.datasets import find_dataset
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError, pick
-from vactk.evaluate import curve
+from vactk.evaluate import curve, pictures
 from vactk.evaluate.alpha_sweep import EvalSettings, Point, best_point, greedy_soup, sweep
 from vactk.evaluate.setup import checkpoint_config, prepare_model
 from vactk.models.video_model import VideoModel
@@ -135,7 +135,7 @@ class MergeRun:
 
         Returns the results under the keys that scripts rely on.
         """
-        can_draw = curve.can_draw()
+        can_draw = pictures.can_draw()
         if not can_draw:
             self.note("the curve is not drawn: pip install 'vactk[plot]'")
         model, settings, load = self._prepare()
@@ -146,9 +146,10 @@ class MergeRun:
         best = best_point(points)
         drawn: list[Path] = []
         if can_draw and self.is_writer:
-            top1 = [[_top1(point, name) for point in points] for name in columns]
             free = next_free(stem.with_name(stem.name + ".png")).with_suffix("")
-            drawn = curve.draw_curve(free, list(columns), alphas, top1, best.alpha)
+            sets_drawn = [_set_curve(points, name) for name in columns]
+            labels = self.plan.terms[0].label, self.plan.terms[1].label
+            drawn = curve.draw_curve(free, sets_drawn, list(alphas), best.alpha, labels)
         found = [{"alpha": point.alpha, **{one.key: one.to_json(point) for one in sets}} for point in points]
         result = {
             "points": found,
@@ -222,5 +223,7 @@ def next_free(path: Path) -> Path:
     return free
 
 
-def _top1(point: Point, column: str) -> float:
-    return point.evaluations[column].accuracy["similarity"]["top1"]
+def _set_curve(points: Sequence[Point], column: str) -> curve.SetCurve:
+    found = [point.evaluations[column] for point in points]
+    top1 = [one.accuracy["similarity"]["top1"] for one in found]
+    return curve.SetCurve(column, top1, found[0].splits[0].num_videos)

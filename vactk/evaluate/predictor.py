@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from vactk.data.isolated_read import read_each
 from vactk.data.records import Record, VideoSet
-from vactk.data.video_dataset import ReadError
+from vactk.data.video_dataset import ReadError, released_sampling
+from vactk.data.windows import Durations, WindowConfig
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import check_answer, class_embeddings, class_scorers, cosine_scorer
 from vactk.evaluate.config import EvalConfig
@@ -19,6 +22,8 @@ from vactk.evaluate.model import settings_of
 from vactk.evaluate.results import ClassifierName, errors_json, note_lines
 from vactk.evaluate.scoring import Scores, Variant, score_variants
 from vactk.evaluate.setup import prepare_model
+from vactk.evaluate.timeline import Timelines, WindowScores, make_timeline, unrelated_phrases
+from vactk.evaluate.windows import EmbeddedWindows, embed_windows
 from vactk.evaluate.zero_shot import ensemble
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
@@ -66,14 +71,15 @@ class Predictions(Sequence[Prediction]):
     partial: tuple[ReadError, ...]  # predicted from the frames that could be read
     notes: dict[str, int]  # choices made in sampling frames, and for how many videos
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the keys that scripts rely on."""
+    def to_json(self, top: int | None = None) -> dict[str, Any]:
+        """Return the keys that scripts rely on, with the `top` best labels of each video, by default all."""
         predictions = [
-            {"video": str(found.video), "labels": [dataclasses.asdict(label) for label in found.labels]}
+            {"video": str(found.video), "labels": [dataclasses.asdict(label) for label in found.labels[:top]]}
             for found in self.predictions
         ]
         return {
             "predictions": predictions,
+            "top": top,
             "failed": errors_json(self.failures),
             "partial": errors_json(self.partial),
             "notes": note_lines(self.notes),
@@ -92,7 +98,7 @@ class Predictions(Sequence[Prediction]):
 class Predictor:
     """Classify videos by labels that the model need never have been trained on.
 
-    `Predictor(model, ["juggling", "waving"]).predict("clip.mp4")[0].label`
+    `Predictor(model, ["juggling", "waving"]).predict("clip.mp4")[0].label`, or `.segments("long.mp4", window=4)`
     """
 
     def __init__(
@@ -120,17 +126,15 @@ class Predictor:
         chosen = range(len(self.labels))
         check_answer(by, model.heads, self.labels, chosen)
         self._accelerator = prepare_model(model, self.config)
-        embeddings = class_embeddings(model, self.words, self.config.prompts, self._accelerator.device)
-        scorers = class_scorers(model, self.labels, embeddings, chosen)
-        self._variant = Variant(lambda: None, scorers, {"cosine": cosine_scorer(model, embeddings)})
+        self._embeddings = self._embed(self.words)
+        scorers = class_scorers(model, self.labels, self._embeddings, chosen)
+        self._variant = Variant(lambda: None, scorers, {"cosine": cosine_scorer(model, self._embeddings)})
 
     def predict(
         self, videos: str | Path | Iterable[str | Path], *, progress: Progress | None = None
     ) -> Predictions:
         """Classify video files. Files that cannot be read are among the result's `failures`."""
-        paths = [Path(path) for path in ([videos] if isinstance(videos, str | Path) else videos)]
-        if not paths:
-            raise VactkError("the list of videos is empty: pass a path, or a list of paths")
+        paths = _paths(videos)
         (scores,) = score_variants(
             self.model,
             self._videos(paths),
@@ -141,6 +145,78 @@ class Predictor:
         )
         predictions = tuple(self._predictions(paths, scores))
         return Predictions(predictions, tuple(scores.failures), tuple(scores.partial), scores.notes)
+
+    def segments(
+        self,
+        videos: str | Path | Iterable[str | Path],
+        *,
+        window: float,
+        stride: float | None = None,
+        multi_label: bool = False,
+        threshold: float | None = None,
+        progress: Progress | None = None,
+    ) -> Timelines:
+        """Say what videos show when, by windows of `window` seconds every `stride`, by default a quarter of that.
+
+        `multi_label`: any number of labels at a time. `threshold`: cosine similarity that a label must exceed; by
+        default that of the unrelated phrase which fits the window best. See `vactk.evaluate.timeline` for how
+        windows become segments. Files that cannot be read are among the result's `failures`.
+        """
+        if self.by != "similarity":
+            raise VactkError(f"windows are answered for by similarity, not by '{self.by}'")
+        windows = choose_windows(window, stride)
+        paths = _paths(videos)
+        phrases = unrelated_phrases(self.words) if threshold is None else ()
+        unrelated = self._embed(phrases).float().cpu() if phrases else None
+        found = Timelines(windows, multi_label, threshold, phrases)
+        for video in self._windows(paths, windows, progress):
+            path = paths[video.record_index]
+            if video.problem:
+                found.failures.append(ReadError(video.record_index, str(path), video.problem))
+                continue
+            if video.warning:
+                found.partial.append(ReadError(video.record_index, str(path), video.warning))
+            scores = self._window_scores(video, threshold, unrelated)
+            found.timelines.append(make_timeline(path, self.labels, scores, multi_label=multi_label))
+        return found
+
+    def durations_s(self, videos: Sequence[Path]) -> list[float | None]:
+        """Return how long files say that they are; None where they do not."""
+        data, durations = self.config.data, Durations([Record(video=video) for video in videos])
+        indices = range(len(videos))
+        return list(read_each(durations, indices, workers=data.num_workers, timeout_s=data.timeout_s))
+
+    def _window_scores(
+        self, video: EmbeddedWindows, threshold: float | None, unrelated: Tensor | None
+    ) -> WindowScores:
+        levels = torch.full((len(video.vectors),), -1.0 if threshold is None else threshold)
+        if unrelated is not None:
+            levels = (video.vectors @ unrelated.T).amax(dim=1)
+        scale = float(self.model.video_clip.logit_scale.detach())
+        cosines = video.vectors @ self._embeddings.float().cpu().T
+        return WindowScores(video.spans, cosines, levels, scale)
+
+    def _windows(
+        self, paths: Sequence[Path], windows: WindowConfig, progress: Progress | None
+    ) -> Iterator[EmbeddedWindows]:
+        was_training = self.model.video_clip.training
+        self.model.train(False)
+        try:
+            for videos in embed_windows(
+                self.model,
+                [Record(video=path) for path in paths],
+                windows,
+                released_sampling(self.config.data, "files"),
+                self._accelerator,
+                batch_size=self.config.batch_size,
+                progress=progress,
+            ):
+                yield from videos
+        finally:
+            self.model.train(was_training)
+
+    def _embed(self, words: tuple[str, ...]) -> Tensor:
+        return class_embeddings(self.model, words, self.config.prompts, self._accelerator.device)
 
     def _predictions(self, paths: Sequence[Path], scores: Scores) -> Iterator[Prediction]:
         probabilities = ensemble(scores.probabilities)[self.by]
@@ -158,6 +234,20 @@ class Predictor:
             words=self.words,
             records=tuple(Record(video=path) for path in paths),
         )
+
+
+def choose_windows(window: float, stride: float | None) -> WindowConfig:
+    """Return how videos are cut for `Predictor.segments`. Raises VactkError for values that make no sense."""
+    if not window > 0:
+        raise VactkError(f"a window lasts more than 0 seconds, got {window:g}")
+    return WindowConfig(length_s=window, stride_s=window / 4 if stride is None else stride)
+
+
+def _paths(videos: str | Path | Iterable[str | Path]) -> list[Path]:
+    paths = [Path(path) for path in ([videos] if isinstance(videos, str | Path) else videos)]
+    if not paths:
+        raise VactkError("the list of videos is empty: pass a path, or a list of paths")
+    return paths
 
 
 def _labels(model: VideoModel, labels: Iterable[str] | None) -> tuple[str, ...]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vactk.errors import VactkError
 from vactk.retrieval.index.file_identity import UNKNOWN, FileIdentity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +63,19 @@ class Searchable(Protocol):
         """Videos like another. Raises VactkError where that cannot be read."""
         ...
 
+    @property
+    def read_video(self) -> Callable[[Path], NDArray[np.float32]]:
+        """What reads a video to search with, in any process. It raises VactkError."""
+        ...
+
+    def embed(self, views: NDArray[np.float32]) -> Tensor:
+        """Return (1, E) of what `read_video` gives."""
+        ...
+
+    def by_vector(self, vector: Tensor, wanted: SearchFilter) -> list[Hit]:
+        """Return the hits of what `embed` gives."""
+        ...
+
     def entry(self, key: int) -> Hit | None:
         """Return the entry that a hit's key names, with rank and score 0; None if it is not in the index."""
         ...
@@ -68,3 +86,9 @@ class Searchable(Protocol):
 
     @property
     def num_videos(self) -> int: ...
+
+    @property
+    def num_entries(self) -> int: ...
+
+    @property
+    def model_name(self) -> str: ...

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vactk.data.config import DataConfig
-from vactk.data.records import Record
-from vactk.data.worker_pool import BatchLoader
+from vactk.data.isolated_read import read_isolated
+from vactk.data.windows import read_whole
 from vactk.errors import VactkError
 from vactk.evaluate.embedding import embed_texts, embed_views
 from vactk.evaluate.scoring import image_spec
@@ -19,7 +22,6 @@ from vactk.models.video_model import VideoModel
 from vactk.retrieval.hits import Hit, SearchFilter
 from vactk.retrieval.index.embedding import check_query
 from vactk.retrieval.index.store import Neighbors, Store, thin_out
-from vactk.retrieval.index.windows import Piece, WindowBatch, WindowConfig, WindowDataset, collate
 from vactk.text.templates import choose_templates
 
 MORE = 4  # candidates looked at for each hit, as some are left out
@@ -50,6 +52,14 @@ class Searcher:
     def num_videos(self) -> int:
         return self.store.counts().videos
 
+    @property
+    def num_entries(self) -> int:
+        return self.store.counts().entries
+
+    @property
+    def model_name(self) -> str:
+        return "" if self.store.facts is None else self.store.facts.model_name
+
     def labels(self) -> list[str]:
         """All labels of the videos, sorted."""
         return self.store.labels()
@@ -74,26 +84,27 @@ class Searcher:
         self._check_size(wanted)
         paths = (video, video.resolve())  # of a link in the index, the first
         own = next((found for path in paths if (found := self.store.vectors(path)) is not None), None)
-        vector = self._embed(video) if own is None else F.normalize(own.mean(dim=0, keepdim=True), dim=-1)
+        if own is None:
+            vector = self.embed(read_isolated(self.read_video, video, timeout_s=self.data.timeout_s))
+        else:
+            vector = F.normalize(own.mean(dim=0, keepdim=True), dim=-1)
         (hits,) = self._search(vector, wanted, without=paths)
         return hits
 
-    def _embed(self, video: Path) -> Tensor:
-        """(1, E) of a video that is not in the index, as a whole."""
-        dataset = WindowDataset([Record(video=video)], WindowConfig(), self.data, image_spec(self.model))
-        read: WindowBatch
-        (read,) = BatchLoader(  # in a worker, whatever data.workers says: it may hang
-            dataset,
-            [[Piece(0, 0, True)]],
-            collate,
-            workers=1,
-            timeout_s=self.data.timeout_s,
-            batch_bytes=dataset.window_bytes,
-        )
-        (piece,) = read.pieces
-        if piece.error is not None:
-            raise VactkError(piece.error)
-        return embed_views(self.model, read.views.to(self.device)).cpu()
+    @property
+    def read_video(self) -> Callable[[Path], NDArray[np.float32]]:
+        """What reads a video to search with; it can be sent to another process."""
+        return partial(read_whole, config=self.data, picture=image_spec(self.model))
+
+    def embed(self, views: NDArray[np.float32]) -> Tensor:
+        """(1, E) of what `read_video` gives."""
+        return embed_views(self.model, torch.from_numpy(views)[None].to(self.device)).cpu()
+
+    def by_vector(self, vector: Tensor, wanted: SearchFilter) -> list[Hit]:
+        """Hits of a vector (1, E) by `embed`."""
+        self._check_size(wanted)
+        (hits,) = self._search(vector, wanted)
+        return hits
 
     def _search(
         self, vectors: Tensor, wanted: SearchFilter, *, without: Sequence[Path] = ()

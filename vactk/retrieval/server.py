@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from vactk.data.isolated_read import IsolatedReader, LostError
+from vactk.data.windows import read_whole
 from vactk.data.worker_pool import usable_processors
 from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit, Searchable, SearchFilter
@@ -38,10 +39,13 @@ try:
     from starlette.staticfiles import StaticFiles
 
     from vactk.retrieval.media_response import MEDIA_HEADERS, send_file
+    from vactk.retrieval.uploads import RefusedError, TooLargeError, UnreadableUploadError, Uploads
 except ImportError as error:
     raise VactkError("--serve needs a package: pip install 'vactk[serve]'") from error
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +53,7 @@ T = TypeVar("T")
 STATIC = Path(__file__).parent / "static"
 LOOPBACK = ("127.0.0.1", "localhost")
 MOST_HITS = 200
+SAMPLE_QUERY, SAMPLES = "a video", 8  # what is shown before the first search
 CLIPS_KEPT = 50
 CACHE_S = 600
 STILL_S = 20.0  # that making a still may take
@@ -79,7 +84,7 @@ def serve(
     with (
         _listen(host, port) as listening,
         tempfile.TemporaryDirectory(prefix="vactk-page-") as clips,
-        IsolatedReader(preload=[make_still.__module__]) as reader,
+        IsolatedReader(preload=[make_still.__module__, read_whole.__module__]) as reader,
     ):
         app = make_app(searchable, reader, Path(clips), title=title, hosts=hosts)
         server = _Server(uvicorn.Config(app, log_level="warning", access_log=False), reader)
@@ -148,6 +153,7 @@ def make_app(
         Route("/", page.index),
         Route("/api/about", page.about),
         Route("/api/search", page.search),
+        Route("/api/upload", page.upload, methods=["POST"]),
         Route("/video/{key}", page.video),
         Route("/clip/{key}.mp4", page.clip),
         Route("/frame/{key}.jpg", page.frame),
@@ -191,6 +197,7 @@ class Page:
         self._clips = clips
         self._made: OrderedDict[Path, None] = OrderedDict()  # the clips that are there, the latest last
         self._reader = reader
+        self._uploads = Uploads(searchable, reader, clips)
         self._files = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="vactk-file")
         self._to_show = ThreadPoolExecutor(STILLS_AT_ONCE, thread_name_prefix="vactk-still")
         self._to_cut = ThreadPoolExecutor(CLIPS_AT_ONCE, thread_name_prefix="vactk-clip")
@@ -212,6 +219,11 @@ class Page:
 
     async def search(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self._search, dict(request.query_params)))
+
+    async def upload(self, request: Request) -> Response:
+        """Read a video to search with; its name among the latest ones is answered."""
+        views = await self._uploads.read(request)
+        return JSONResponse({"file": await run_in_threadpool(self._embed, views)})
 
     async def video(self, request: Request) -> Response:
         hit = await self._entry(request)
@@ -269,16 +281,30 @@ class Page:
 
     def _about(self) -> dict[str, Any]:
         with self._turn:
-            labels, videos = self.searchable.labels(), self.searchable.num_videos
-        return {"title": self.title, "labels": labels, "videos": videos}
+            found = self.searchable
+            (samples,) = found.by_text([SAMPLE_QUERY], SearchFilter(top=SAMPLES, per_video=1))
+            return {
+                "title": self.title,
+                "labels": found.labels(),
+                "videos": found.num_videos,
+                "windows": found.num_entries,
+                "model": "/".join(Path(found.model_name).parts[-2:]),
+                "samples": [_shown(hit) for hit in samples],
+            }
+
+    def _embed(self, views: NDArray[np.float32]) -> str:
+        with self._turn:
+            return self._uploads.keep(self.searchable.embed(views))
 
     def _search(self, asked: dict[str, str]) -> dict[str, Any]:
         wanted = SearchFilter(
             top=min(MOST_HITS, int(_number(asked.get("top") or 24, "top"))),
             label=asked.get("label", ""),
             path=asked.get("path", "")[:1000],
+            min_score=_number(asked["min"], "min") if asked.get("min") else None,
+            per_video=1 if asked.get("one") else 0,
         )
-        query, like = asked.get("q", ""), asked.get("like", "")
+        query, like, file = (asked.get(name, "") for name in ("q", "like", "file"))
         with self._turn:
             started_s = time.perf_counter()
             if like:
@@ -287,11 +313,17 @@ class Page:
                 if shown is None:
                     raise VactkError("that video is no longer in the index")
                 hits = self.searchable.by_video(shown.video, wanted)
+            elif file:
+                hits = self.searchable.by_vector(self._uploads.vector(file), wanted)
             else:
                 (hits,) = self.searchable.by_text([query], wanted)
             latency_ms = 1000 * (time.perf_counter() - started_s)
-        shown_hits = [{**hit.to_json(), "key": str(hit.key), "name": hit.video.name} for hit in hits]
-        return {"query": query, "like": like, "hits": shown_hits, "latency_ms": latency_ms}
+        return {
+            "query": query,
+            "like": like or file,
+            "hits": [_shown(hit) for hit in hits],
+            "latency_ms": latency_ms,
+        }
 
     async def _entry(self, request: Request) -> Hit:
         return await run_in_threadpool(self._look_up, request.path_params["key"])
@@ -311,6 +343,10 @@ class _NotFoundError(VactkError):
 
 class _UnreadableError(VactkError):
     """A video of which nothing can be shown."""
+
+
+def _shown(hit: Hit) -> dict[str, Any]:
+    return {**hit.to_json(), "key": str(hit.key), "name": hit.video.name}
 
 
 def _key(text: str) -> int | None:
@@ -334,6 +370,9 @@ STATUS: dict[type[Exception], int] = {
     StaleError: 410,
     _UnreadableError: 422,
     LostError: 422,
+    UnreadableUploadError: 422,
+    RefusedError: 403,
+    TooLargeError: 413,
 }
 
 

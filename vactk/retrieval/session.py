@@ -12,6 +12,7 @@ from vactk.config import build, merge, to_dict
 from vactk.data.benchmarks import ALIASES
 from vactk.data.datasets import DATASETS
 from vactk.data.records import VideoSet
+from vactk.data.windows import WindowConfig
 from vactk.distributed import Accelerator
 from vactk.errors import VactkError, unknown
 from vactk.evaluate.config import EvalConfig
@@ -36,7 +37,6 @@ from vactk.retrieval.index.update import (
     typical_queries,
     update_index,
 )
-from vactk.retrieval.index.windows import WindowConfig
 from vactk.retrieval.library import load_index_model, machine_settings
 from vactk.retrieval.search import Searcher
 

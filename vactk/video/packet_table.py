@@ -31,6 +31,13 @@ class PacketInfo(Enum):
     START = 2  # the decoder can start here: later frames refer to nothing before
 
 
+ROW = [
+    ("shown_at", "i8"),
+    ("seek_to", "i8"),
+    ("frame", "i8"),
+    ("marked", "?"),
+    ("hidden", "?"),
+]  # of a packet
 Proof = Callable[[Data], PacketInfo]
 
 
@@ -65,13 +72,13 @@ def packet_table(container: InputContainer, stream: VideoStream) -> PacketTable 
     if proof is None:
         return None
     try:
-        rows = [_row(packet, proof) for packet in container.demux(stream) if not _is_end(packet)]
-    except (av.FFmpegError, OSError):
+        packets = (packet for packet in container.demux(stream) if not _is_end(packet))
+        rows = np.fromiter((_row(packet, proof) for packet in packets), dtype=ROW)
+    except (av.FFmpegError, OSError, _UnprovenError):
         return None
-    proven = [row for row in rows if row is not None]
-    if not proven or len(proven) < max(len(rows), stream.frames):  # fewer than stated: truncated
+    if not len(rows) or len(rows) < stream.frames:  # fewer than stated: truncated
         return None
-    shown_at, seek_to, frames, marked, hidden = (np.array(column) for column in zip(*proven, strict=True))
+    shown_at, seek_to, frames, marked, hidden = (rows[name].copy() for name, _ in ROW)
     starts = (frames == PacketInfo.START.value) & marked
     by_time = np.argsort(shown_at, kind="stable")
     order = by_time[~hidden[by_time]]
@@ -103,12 +110,16 @@ def _is_end(packet: Packet) -> bool:
     return packet.size == 0 and packet.pts is None and packet.dts is None
 
 
-def _row(packet: Packet, proof: Proof) -> tuple[int, int, int, bool, bool] | None:
+class _UnprovenError(Exception):
+    """A packet that does not give exactly one shown frame."""
+
+
+def _row(packet: Packet, proof: Proof) -> tuple[int, int, int, bool, bool]:
     if packet.pts is None or packet.size == 0 or packet.is_corrupt:
-        return None
+        raise _UnprovenError
     frame = proof(memoryview(packet))
     if frame is PacketInfo.UNPROVEN:
-        return None
+        raise _UnprovenError
     seek_to = packet.pts if packet.dts is None else packet.dts
     return packet.pts, seek_to, frame.value, packet.is_keyframe, packet.is_discard
 

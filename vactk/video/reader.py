@@ -61,13 +61,14 @@ class Timeline:
 
 
 Sampler = Callable[[Timeline], Tensor]
+FrameTransform = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
     """Frames read from one video."""
 
-    frames: Tensor  # (N, 3, H, W) uint8, in the requested order
+    frames: Tensor  # (N, 3, H, W) uint8 or, with a transform, (N, ...), in the requested order
     times_s: Tensor  # (N,) float64, since the start of the video
     num_frames: int  # in the whole video, as far as it decodes
     warning: str | None = None  # the reason, if only a part of the video decodes
@@ -169,13 +170,17 @@ class Video:
         short_side: int | None = None,
         start_s: float | None = None,
         end_s: float | None = None,
+        transform: FrameTransform | None = None,
     ) -> Sample:
-        """Read the frames that `sampler` chooses in [start_s, end_s); see `sample_video`."""
+        """Read the frames that `sampler` chooses in [start_s, end_s); see `sample_video`.
+
+        `transform`: applied to each frame, uint8 (3, H, W), as it is decoded; the sample's frames are its results.
+        """
         try:
-            return self._sample(sampler, short_side, start_s, end_s)
+            return self._sample(sampler, short_side, start_s, end_s, transform)
         except TableError:
             self._decode_whole()
-        return self._sample(sampler, short_side, start_s, end_s)
+        return self._sample(sampler, short_side, start_s, end_s, transform)
 
     def stream(
         self, *, start_s: float | None = None, end_s: float | None = None, short_side: int | None = None
@@ -208,12 +213,17 @@ class Video:
             yield float(self._source.times_s[number]), torch.from_numpy(rgb).permute(2, 0, 1)  # (3, H, W)
 
     def _sample(
-        self, sampler: Sampler, short_side: int | None, start_s: float | None, end_s: float | None
+        self,
+        sampler: Sampler,
+        short_side: int | None,
+        start_s: float | None,
+        end_s: float | None,
+        transform: FrameTransform | None,
     ) -> Sample:
         first, stop = self._window(start_s, end_s)
         chosen = first + _frame_numbers(sampler(self.timeline.slice(first, stop)), stop - first)
         return Sample(
-            frames=self._frames(chosen, short_side),
+            frames=self._frames(chosen, short_side, transform),
             times_s=self.times_s[chosen],
             num_frames=self.num_frames,
             warning=self.warning,
@@ -231,22 +241,27 @@ class Video:
             first = max(0, stop - 1)
         return int(first), max(int(first) + 1, int(stop))
 
-    def _frames(self, chosen: Tensor, short_side: int | None) -> Tensor:
-        """Decode frames by number, uint8 (N, 3, H, W). Raises TableError."""
+    def _frames(
+        self, chosen: Tensor, short_side: int | None, transform: FrameTransform | None = None
+    ) -> Tensor:
+        """Decode frames by number, uint8 (N, 3, H, W), or what becomes of each. Raises TableError."""
         slots: dict[int, list[int]] = {}  # {frame: indices into the result}
         for slot, frame in enumerate(chosen.tolist()):
             slots.setdefault(frame, []).append(slot)
-        convert = RGBConverter(self._source.size, short_side)
-        frames = np.empty((0, 0, 0, 3), np.uint8)
+        convert, shape = RGBConverter(self._source.size, short_side), None
+        frames = np.empty(0, np.uint8)
         for frame, picture in self._source.pictures(sorted(slots)):
             rgb = convert(picture)
-            if not len(frames):
-                frames = np.empty((len(chosen), *rgb.shape), np.uint8)
-            if rgb.shape != frames.shape[1:]:
+            shape = shape or rgb.shape
+            if rgb.shape != shape:
                 raise VideoError(self.path, MIXED_ROTATION)
+            kept = rgb if transform is None else transform(torch.from_numpy(rgb).permute(2, 0, 1)).numpy()
+            if not len(frames):
+                frames = np.empty((len(chosen), *kept.shape), kept.dtype)
             for slot in slots[frame]:
-                frames[slot] = rgb
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (N, 3, H, W)
+                frames[slot] = kept
+        found = torch.from_numpy(frames)
+        return found.permute(0, 3, 1, 2) if transform is None else found  # (N, 3, H, W), or of its shape
 
     @cached_property
     def _size(self) -> tuple[int, int]:

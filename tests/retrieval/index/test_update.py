@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from tests.retrieval.conftest import reading
 from tests.retrieval.stores import content
 from tests.video.conftest import write_video
+from vactk.data import windows
 from vactk.errors import VactkError
 from vactk.evaluate.embedding import embed_texts, embed_views
 from vactk.models.backbone import BackboneConfig
@@ -19,7 +20,6 @@ from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
 from vactk.models.video_model import ModelConfig, new_model
 from vactk.retrieval.hits import SearchFilter
 from vactk.retrieval.index import update as indexing
-from vactk.retrieval.index import windows
 from vactk.retrieval.index.embedding import model_fingerprint
 from vactk.retrieval.index.sources import read_source
 from vactk.retrieval.index.sqlite_store import LocalStore
@@ -185,7 +185,7 @@ def test_a_long_video_in_pieces_has_the_vectors_of_the_video_in_one(
     set_up = reading(0.5, 0.25)
     source = read_source(str(folder))
     whole = [v for part in embed_videos(model, source.items, set_up, accelerator, batch_size=8) for v in part]
-    monkeypatch.setattr("vactk.retrieval.index.windows.CHUNK", 4)
+    monkeypatch.setattr("vactk.data.windows.CHUNK", 4)
     parts = [v for part in embed_videos(model, source.items, set_up, accelerator, batch_size=8) for v in part]
     assert [video.item.key for video in parts] == [video.item.key for video in whole]
     for one, other in zip(parts, whole, strict=True):

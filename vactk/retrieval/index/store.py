@@ -28,6 +28,12 @@ class IndexMetadata:
     format: int = FORMAT
     version: str = ""  # of vactk
 
+    @property
+    def model_name(self) -> str:
+        """The checkpoint, or the backbone."""
+        backbone = self.model.get("stated", {}).get("backbone", {})
+        return str(self.model.get("checkpoint") or backbone.get("name", "another"))
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -14,28 +14,16 @@ import torch
 import vactk
 from vactk import config as settings
 from vactk.data.config import DataConfig
-from vactk.data.records import Record
-from vactk.data.worker_pool import BatchLoader
-from vactk.distributed import Accelerator, broadcast_object, gather_object
+from vactk.data.windows import WindowConfig
+from vactk.distributed import Accelerator, broadcast_object
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
-from vactk.evaluate.embedding import embed_views
-from vactk.evaluate.scoring import image_spec
+from vactk.evaluate.windows import embed_windows
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 from vactk.retrieval.index.file_identity import FileState
 from vactk.retrieval.index.sources import VideoSource
 from vactk.retrieval.index.store import IndexedVideo, IndexItem, IndexMetadata, Store, VideoEmbeddings
-from vactk.retrieval.index.windows import (
-    CHUNK,
-    Durations,
-    Piece,
-    WindowBatch,
-    WindowConfig,
-    WindowDataset,
-    collate,
-    pieces,
-)
 from vactk.text.templates import choose_templates
 
 COMMIT_EVERY_S = 5.0
@@ -180,114 +168,22 @@ def embed_videos(
     *,
     batch_size: int,
 ) -> Iterator[list[VideoEmbeddings]]:
-    """Yield the embeddings of all videos in their order, some at a time, the same on every process.
-
-    A batch holds the same videos wherever one starts, so that its vectors are the same to the last bit. The model
-    must be on the accelerator's device, and in evaluation mode.
-    """
+    """Yield the embeddings of all videos; see `embed_windows`."""
     records = [item.record for item in items]
-    data, rank, world = reading.data, accelerator.process_index, accelerator.num_processes
-    batches = _batches(_all_pieces(records, reading, accelerator), batch_size)
-    dataset = WindowDataset(records, reading.windows, data, image_spec(model))
-    reader = iter(
-        BatchLoader(
-            dataset,
-            batches[rank::world],
-            collate,
-            workers=data.num_workers,
-            timeout_s=data.timeout_s,
-            batch_bytes=max(batch_size, CHUNK) * dataset.window_bytes,
-        )
-    )
-    open_pieces: dict[int, list[EmbeddedChunk]] = {}
-    for start in range(0, len(batches), world):
-        has_one = start + rank < len(batches)
-        parts = _embed(model, next(reader), accelerator, batch_size) if has_one else []
-        finished = []
-        for part in gather_object(parts):
-            open_pieces.setdefault(part.piece.place, []).append(part)
-            if part.piece.is_last:
-                place = part.piece.place
-                finished.append(_video(items[place], open_pieces.pop(place)))
-        if finished:
-            yield finished
-
-
-@dataclass(frozen=True)
-class EmbeddedChunk:
-    """A piece of a video, embedded."""
-
-    piece: Piece
-    vectors: torch.Tensor  # (W, E) on the CPU
-    spans: list[tuple[float, float]]
-    error: str | None
-    warning: str | None
-
-
-def _embed(
-    model: VideoModel, batch: WindowBatch, accelerator: Accelerator, batch_size: int
-) -> list[EmbeddedChunk]:
-    vectors = torch.empty(0)
-    if len(batch.views):
-        found = []
-        for views in batch.views.split(batch_size):
-            with accelerator.autocast():
-                found.append(embed_views(model, views.to(accelerator.device, non_blocking=True)).cpu())
-        vectors = torch.cat(found)
-    parts = []
-    counts = [len(piece.spans) for piece in batch.pieces]
-    for piece, own in zip(batch.pieces, vectors.split(counts), strict=True):
-        error = piece.error if torch.isfinite(own).all() else "its embedding is not finite"
-        parts.append(EmbeddedChunk(piece.piece, own, piece.spans, error, piece.warning))
-    return parts
-
-
-def _video(item: IndexItem, parts: Sequence[EmbeddedChunk]) -> VideoEmbeddings:
-    parts = sorted(parts, key=lambda part: part.piece.first)
-    problem = next((part.error for part in parts if part.error), "")
-    warning = next((part.warning for part in parts if part.warning), "")
-    read = [part for part in parts if len(part.spans)]
-    if problem or not read:
-        return VideoEmbeddings(item=item, problem=problem or "it has no frames")
-    spans = [span for part in read for span in part.spans]
-    return VideoEmbeddings(
-        item=item, spans=spans, vectors=torch.cat([p.vectors for p in read]), warning=warning
-    )
-
-
-def _all_pieces(
-    records: Sequence[Record], reading: EmbeddingConfig, accelerator: Accelerator
-) -> list[list[Piece]]:
-    """The pieces of each video; what headers say of their length is asked once, by the main process."""
-    if not reading.windows.length_s:
-        return [[Piece(place, 0, True)] for place in range(len(records))]
-    durations: list[float | None] = []
-    if accelerator.is_main_process:
-        groups = [list(range(i, min(i + 64, len(records)))) for i in range(0, len(records), 64)]
-        data = reading.data
-        reader = BatchLoader(
-            Durations(records), groups, list, workers=data.num_workers, timeout_s=data.timeout_s
-        )
-        durations = [duration_s for group in reader for duration_s in group]
-    everywhere = broadcast_object(durations)
-    return [pieces(place, duration_s, reading.windows) for place, duration_s in enumerate(everywhere)]
-
-
-def _batches(videos: Sequence[list[Piece]], batch_size: int) -> list[list[Piece]]:
-    """Group short videos; each piece of a long one is a batch of its own."""
-    batches: list[list[Piece]] = []
-    group: list[Piece] = []
-    for own in videos:
-        if len(own) == 1 and len(group) < batch_size:
-            group += own
-            continue
-        batches += [group] if group else []
-        group = []
-        if len(own) == 1:
-            group += own
-        else:
-            batches += [[piece] for piece in own]
-    return [*batches, group] if group else batches
+    for videos in embed_windows(
+        model, records, reading.windows, reading.data, accelerator, batch_size=batch_size
+    ):
+        yield [
+            VideoEmbeddings(item=items[found.record_index], problem=found.problem)
+            if found.problem
+            else VideoEmbeddings(
+                item=items[found.record_index],
+                spans=found.spans,
+                vectors=found.vectors,
+                warning=found.warning,
+            )
+            for found in videos
+        ]
 
 
 def make_metadata(
@@ -309,11 +205,9 @@ def check_model(store: Store, fingerprint: str, reading: EmbeddingConfig) -> Non
     if facts is None:
         return
     if facts.fingerprint != fingerprint:
-        stated = facts.model.get("stated", {})
-        made_by = facts.model.get("checkpoint") or stated.get("backbone", {}).get("name", "another")
         raise VactkError(
-            f"index '{store.name}' was made with another model, '{made_by}': similarities between the two mean "
-            "nothing; leave out --checkpoint and --backbone, or make another --index"
+            f"index '{store.name}' was made with another model, '{facts.model_name}': similarities between the two "
+            "mean nothing; leave out --checkpoint and --backbone, or make another --index"
         )
     if facts.reading != reading.to_json():
         raise VactkError(

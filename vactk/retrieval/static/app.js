@@ -5,7 +5,9 @@ const box = document.getElementById("q");
 const status = document.getElementById("status");
 const list = document.getElementById("hits");
 const template = document.getElementById("hit");
-const filters = ["label", "path", "top"].map((name) => document.getElementById(name));
+const filters = ["label", "path", "min", "one", "top"].map((name) => document.getElementById(name));
+const MOST_BYTES = 500 * 2 ** 20;
+let about = null; // what the index holds
 let latest = 0; // number of the newest search: answers to older ones are not shown
 let playing = null;
 
@@ -16,41 +18,63 @@ function clock(seconds) {
   return hours ? `${hours}:${String(whole % 60).padStart(2, "0")}:${rest}` : `${whole}:${rest}`;
 }
 
+function count(number, what) {
+  return `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
+}
+
 function say(text, bad = false) {
   status.textContent = text;
   status.classList.toggle("bad", bad);
 }
 
-async function ask(address) {
-  const response = await fetch(address);
+async function ask(address, options = {}) {
+  const response = await fetch(address, options);
   const answer = await response.json().catch(() => ({ error: `the page's server answers ${response.status}` }));
   if (!response.ok) throw new Error(answer.error);
   return answer;
 }
 
-function asked(like = "") {
-  const values = new URLSearchParams();
-  if (like) values.set("like", like);
-  else if (box.value.trim()) values.set("q", box.value.trim());
+function asked(video = {}) {
+  const values = new URLSearchParams(video); // like: a hit's key; file and name: a file that was sent
+  if (!values.size && box.value.trim()) values.set("q", box.value.trim());
   for (const filter of filters) {
-    if (filter.value && !(filter.id === "top" && filter.value === "24")) values.set(filter.id, filter.value);
+    const value = filter.type === "checkbox" ? (filter.checked ? "1" : "") : filter.value;
+    if (value && !(filter.id === "top" && value === "24")) values.set(filter.id, value);
   }
   return values;
+}
+
+function video() {
+  const values = new URLSearchParams(location.search);
+  return Object.fromEntries(["like", "file", "name"].filter((name) => values.get(name)).map((name) => [name, values.get(name)]));
+}
+
+async function send(file) {
+  if (file.size > MOST_BYTES) return say(`${file.name} is larger than 500 MB: cut out the part that matters`, true);
+  const number = ++latest;
+  list.classList.add("waiting");
+  say(`reading ${file.name} ...`);
+  try {
+    const headers = { "Content-Type": "application/octet-stream" };
+    const answer = await ask("/api/upload", { method: "POST", headers, body: file });
+    if (number !== latest) return;
+    box.value = "";
+    search(asked({ file: answer.file, name: file.name }));
+  } catch (error) {
+    if (number !== latest) return;
+    list.classList.remove("waiting");
+    say(`${file.name}: ${error.message}`, true);
+  }
 }
 
 async function search(values, push = true) {
   const number = ++latest;
   if (push) history.pushState(null, "", values.size ? `?${values}` : location.pathname);
-  if (!values.get("q") && !values.get("like")) {
-    stop();
-    list.replaceChildren();
-    say("Say what happens in a video, and press Enter.");
-    return;
-  }
+  if (!values.get("q") && !values.get("like") && !values.get("file")) return welcome();
   list.classList.add("waiting");
   try {
     const answer = await ask(`/api/search?${values}`);
-    if (number === latest) show(answer);
+    if (number === latest) show(answer, values.get("name"));
   } catch (error) {
     if (number !== latest) return;
     stop();
@@ -61,10 +85,20 @@ async function search(values, push = true) {
   }
 }
 
-function show(answer) {
+function welcome() {
   stop();
+  list.classList.remove("waiting");
+  list.replaceChildren(...(about ? about.samples : []).map(card));
+  list.classList.add("samples");
+  const some = about && about.samples.length ? " Some of what is here:" : "";
+  say(about && !about.videos ? "The index is empty: add videos with vactk retrieve --add." : `Say what happens in a video, and press Enter; or drop a video.${some}`);
+}
+
+function show(answer, name) {
+  stop();
+  list.classList.remove("samples");
   list.replaceChildren(...answer.hits.map(card));
-  const what = answer.like ? "videos like it" : answer.hits.length === 1 ? "hit" : "hits";
+  const what = answer.like ? `videos like ${name || "it"}` : answer.hits.length === 1 ? "hit" : "hits";
   const time = `${answer.latency_ms < 10 ? answer.latency_ms.toFixed(1) : Math.round(answer.latency_ms)} ms`;
   say(answer.hits.length ? `${answer.hits.length} ${what} in ${time}` : `nothing found in ${time}: try other words or fewer filters`);
 }
@@ -149,7 +183,7 @@ function stop() {
 
 function alike(item) {
   box.value = "";
-  search(asked(item.hit.key));
+  search(asked({ like: item.hit.key }));
   scrollTo(0, 0);
 }
 
@@ -182,25 +216,47 @@ form.addEventListener("submit", (event) => {
   search(asked());
 });
 for (const filter of filters) {
-  filter.addEventListener("change", () => search(asked(new URLSearchParams(location.search).get("like") || "")));
+  filter.addEventListener("change", () => search(asked(video())));
 }
+const chosen = document.getElementById("file");
+chosen.addEventListener("change", () => {
+  if (chosen.files.length) send(chosen.files[0]);
+  chosen.value = "";
+});
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dropping");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
+});
 
 function fromAddress() {
   const values = new URLSearchParams(location.search);
   box.value = values.get("q") || "";
-  for (const filter of filters) filter.value = values.get(filter.id) || (filter.id === "top" ? "24" : "");
+  for (const filter of filters) {
+    if (filter.type === "checkbox") filter.checked = values.get(filter.id) === "1";
+    else filter.value = values.get(filter.id) || (filter.id === "top" ? "24" : "");
+  }
   return search(values, false);
 }
 addEventListener("popstate", fromAddress);
 
 ask("/api/about")
-  .then((about) => {
+  .then((answer) => {
+    about = answer;
     document.title = `${about.title} - vactk`;
-    document.getElementById("about").textContent = `${about.title}, ${about.videos.toLocaleString("en")} videos`;
+    document.getElementById("about").textContent = `${about.title}: ${count(about.videos, "video")}, ${count(about.windows, "window")}, model ${about.model}`;
     const label = filters[0];
     label.append(...about.labels.map((name) => new Option(name, name)));
     label.value = new URLSearchParams(location.search).get("label") || "";
     document.getElementById("label-filter").hidden = !about.labels.length;
+    if (latest === 1 && !list.childElementCount && !["q", "like", "file"].some((name) => new URLSearchParams(location.search).get(name))) welcome();
   })
   .catch((error) => say(error.message, true));
 fromAddress(); // at once: what is written while the labels are on their way stays

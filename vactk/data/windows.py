@@ -1,4 +1,4 @@
-"""Videos as windows in time, and the windows' frames: what an entry of an index is made of."""
+"""Videos as windows in time, and the windows' frames: for indexes, and for answers over time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vactk.data.config import DataConfig, ImageSpec
 from vactk.data.records import Record
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning, header_duration_s
-from vactk.video.reader import ROUNDING_S, Sample, Timeline, Video, open_video
+from vactk.video.reader import ROUNDING_S, Timeline, Video, open_video
 from vactk.video.transforms import eval_transform
 
-CHUNK = 32  # windows that one worker reads: bounds the memory that a long video takes
-GROUP_BYTES = 256 * 2**20  # of frames as they are stored, at a time
+CHUNK = 32  # windows that one worker reads, more where they share frames: bounds the memory of a long video
+MOST_SHARING = 8  # windows that a frame is read for at once
+PLANNED_FPS = 30.0  # for which sharing is foreseen
 TRUSTED_S = 86400.0  # headers that say more are not believed
 
 
@@ -70,10 +73,13 @@ class Piece(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """A piece, read or failed."""
+    """A piece, read or failed. Windows that overlap share frames."""
 
     piece: Piece
-    views: Tensor  # (W, V, T, 3, H, W'); empty where nothing was read, or once they are in a batch
+    frames: (
+        Tensor  # (N, crops, 3, H, W'), each once; empty where nothing was read, or once they are in a batch
+    )
+    chosen: Tensor  # (W, V, T) int64, numbers of the windows' frames in `frames`
     spans: list[tuple[float, float]]  # of the W windows, in seconds of the file
     error: str | None
     warning: str | None
@@ -82,15 +88,26 @@ class Windows(NamedTuple):
 class WindowBatch(NamedTuple):
     """The windows of several pieces, one after another."""
 
-    views: Tensor  # (sum of W, V, T, 3, H, W')
+    frames: Tensor  # (sum of N, crops, 3, H, W')
+    chosen: Tensor  # (sum of W, V, T) int64
     pieces: list[Windows]
+
+    def views(self, first: int, stop: int) -> Tensor:
+        """Return the views of some windows, a view for each crop. -> (W, V * crops, T, 3, H, W')"""
+        frames = self.frames[self.chosen[first:stop]]  # (W, V, T, crops, 3, H, W')
+        return frames.transpose(2, 3).flatten(1, 2)
 
 
 def collate(pieces: list[Windows]) -> WindowBatch:
     """Pieces as one batch."""
-    read = [piece.views for piece in pieces if piece.spans]
-    empty = torch.empty(0)
-    return WindowBatch(torch.cat(read) if read else empty, [piece._replace(views=empty) for piece in pieces])
+    empty, frames, chosen, count = torch.empty(0), [], [], 0
+    for piece in pieces:
+        if piece.spans:
+            frames.append(piece.frames)
+            chosen.append(piece.chosen + count)
+            count += len(piece.frames)
+    kept = [piece._replace(frames=empty, chosen=empty) for piece in pieces]
+    return WindowBatch(torch.cat(frames) if frames else empty, torch.cat(chosen) if chosen else empty, kept)
 
 
 class WindowDataset:
@@ -103,14 +120,20 @@ class WindowDataset:
         self.windows = windows
         self.config = config
         self.picture = picture
+        self.per_piece = windows_at_once(windows, config)
+        self._open: tuple[int, Video] | None = None  # a long video, kept for its next piece
 
     def __getitem__(self, piece: Piece) -> Windows:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VideoWarning)  # it comes with the result
             try:
-                return self._read(piece)
+                found = self._read(piece, self._video(piece.place))
             except VideoError as error:
+                self._close()
                 return self._failed(piece, str(error))
+        if piece.is_last:
+            self._close()
+        return found
 
     @property
     def window_bytes(self) -> int:
@@ -123,54 +146,54 @@ class WindowDataset:
         return self._failed(piece, str(VideoError(self.records[piece.place].video, reason)))
 
     def _failed(self, piece: Piece, message: str) -> Windows:
-        return Windows(piece, torch.empty(0), [], message, None)
+        return Windows(piece, torch.empty(0), torch.empty(0), [], message, None)
 
-    def _read(self, piece: Piece) -> Windows:
-        """The piece in groups of windows, as many as memory has room for at the file's own resolution."""
-        views: list[Tensor] = []
-        spans: list[tuple[float, float]] = []
-        crops = eval_transform(self.config.transform, *self.picture)
-        with open_video(self.records[piece.place].video, self.config.decoder) as video:
-            stop, size = piece.first + 1, 1
-            while piece.first + len(spans) < stop:
-                first = piece.first + len(spans)
-                sample, found, stop = self._group(video, piece, first, size)
-                if not found:
-                    break
-                clips = sample.frames.unflatten(0, (len(found) * self.config.views, -1))  # (W*V, T, 3, H, W)
-                views.append(torch.cat([crops(clip) for clip in clips]).unflatten(0, (len(found), -1)))
-                spans += found
-                size = max(1, GROUP_BYTES * len(found) // sample.frames.numel())
-        return Windows(piece, torch.cat(views) if views else torch.empty(0), spans, None, sample.warning)
+    def _video(self, place: int) -> Video:
+        if self._open is None or self._open[0] != place:
+            self._close()
+            self._open = place, open_video(self.records[place].video, self.config.decoder)
+        return self._open[1]
 
-    def _group(
-        self, video: Video, piece: Piece, first: int, size: int
-    ) -> tuple[Sample, list[tuple[float, float]], int]:
-        """Frames and spans of at most `size` windows from `first` on, and the end of the piece."""
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+        self._open = None
+
+    def _read(self, piece: Piece, video: Video) -> Windows:
         record, config = self.records[piece.place], self.config
         spans: list[tuple[float, float]] = []
-        stop = 0
+        chosen = torch.empty(0)
 
         def sampler(timeline: Timeline) -> Tensor:
-            nonlocal spans, stop
-            times_s = timeline.times_s.numpy()
+            nonlocal spans, chosen
             begin = record.start_s or 0.0
-            duration_s = min(times_s[-1] + 1 / timeline.fps, record.end_s or math.inf) - begin
-            stop = self._stop(piece, duration_s)
-            local = [self.windows.span(n, duration_s) for n in range(first, min(stop, first + size))]
+            end_s = float(timeline.times_s[-1]) + 1 / timeline.fps
+            duration_s = min(end_s, record.end_s or math.inf) - begin
+            local = [
+                self.windows.span(n, duration_s) for n in range(piece.first, self._stop(piece, duration_s))
+            ]
             spans = [(begin + start_s, begin + end_s) for start_s, end_s in local]
-            chosen = [_frames_within(timeline, span, config) for span in spans]
-            return torch.cat(chosen) if chosen else torch.zeros(1, dtype=torch.long)
+            if not spans:
+                return torch.zeros(1, dtype=torch.long)
+            every = torch.stack([_frames_within(timeline, span, config) for span in spans])  # (W, V, T)
+            numbers, chosen = every.unique(return_inverse=True)
+            return numbers
 
-        sample = video.sample(sampler, start_s=record.start_s, end_s=record.end_s)
-        return sample, spans, stop
+        crops = eval_transform(config.transform, *self.picture)
+        sample = video.sample(
+            sampler,
+            start_s=record.start_s,
+            end_s=record.end_s,
+            transform=lambda frame: crops(frame[None])[:, 0],  # (crops, 3, H, W')
+        )
+        return Windows(piece, sample.frames if spans else torch.empty(0), chosen, spans, None, sample.warning)
 
     def _stop(self, piece: Piece, duration_s: float) -> int:
         """The first window after the piece, by how long the video really is."""
         count = self.windows.count(duration_s)
         if not piece.is_last:
-            return min(count, piece.first + CHUNK)
-        if count > piece.first + 2 * CHUNK:
+            return min(count, piece.first + self.per_piece)
+        if count > piece.first + 2 * self.per_piece:
             video = self.records[piece.place].video
             raise VideoError(
                 video, "it is far longer than its header says: `vactk data convert` repairs that"
@@ -179,14 +202,35 @@ class WindowDataset:
 
 
 def _frames_within(timeline: Timeline, span: tuple[float, float], config: DataConfig) -> Tensor:
-    """(V*T,) numbers of the frames that stand for a window; at least one frame is in it: what is shown then."""
+    """(V, T) numbers of the frames that stand for a window; at least one frame is in it: what is shown then."""
     first, stop = np.searchsorted(timeline.times_s.numpy(), np.array(span) - ROUNDING_S)
     if first >= stop:
         first = max(0, stop - 1)
     within = timeline.slice(int(first), max(int(first) + 1, int(stop)))
-    return (
-        int(first) + config.sampling.indices(within, config.num_frames, config.views, train=False).flatten()
-    )
+    return int(first) + config.sampling.indices(within, config.num_frames, config.views, train=False)
+
+
+def windows_at_once(windows: WindowConfig, config: DataConfig) -> int:
+    """Return how many windows are read together: as many as have the frames of `CHUNK` that share none."""
+    sharing = min(MOST_SHARING, int(windows.length_s / windows.step_s + 1e-9)) if windows.length_s else 1
+    room = (CHUNK + 1) * config.num_frames * config.views
+    for count in range(sharing * CHUNK, CHUNK, -CHUNK):
+        duration_s = (count - 1) * windows.step_s + windows.length_s
+        times_s = torch.arange(math.ceil(duration_s * PLANNED_FPS), dtype=torch.float64) / PLANNED_FPS
+        timeline = Timeline(times_s=times_s, fps=PLANNED_FPS)
+        spans = (windows.span(number, duration_s) for number in range(count))
+        if len(torch.cat([_frames_within(timeline, span, config) for span in spans]).unique()) <= room:
+            return count
+    return CHUNK
+
+
+def read_whole(video: Path, config: DataConfig, picture: ImageSpec) -> NDArray[np.float32]:
+    """Return the views of a video as a whole, (V, T, 3, H, W'). Raises VactkError."""
+    read = WindowDataset([Record(video=video)], WindowConfig(), config, picture)[Piece(0, 0, True)]
+    if read.error is not None:
+        raise VactkError(read.error)
+    views: NDArray[np.float32] = collate([read]).views(0, 1)[0].numpy()
+    return views
 
 
 class Durations:
@@ -214,7 +258,7 @@ class Durations:
         return None
 
 
-def pieces(place: int, duration_s: float | None, windows: WindowConfig) -> list[Piece]:
+def pieces(place: int, duration_s: float | None, windows: WindowConfig, per_piece: int) -> list[Piece]:
     """The pieces of a video that its header says to be so long; None: all in one."""
-    starts = range(0, max(1, windows.count(duration_s or 0.0)), CHUNK)
+    starts = range(0, max(1, windows.count(duration_s or 0.0)), per_piece)
     return [Piece(place, first, first == starts[-1]) for first in starts]

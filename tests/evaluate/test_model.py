@@ -93,7 +93,10 @@ def test_settings_override_those_of_the_checkpoint(model, tmp_path):
     [
         ([], "the list of videos is empty"),
         (3, "a video is a path or a tensor of frames, got int"),
-        (torch.linspace(-1, 2, 384).reshape(2, 3, 8, 8), r"frames are uint8 from 0 to 255, got torch.float32 from -1 to 2"),
+        (
+            torch.linspace(-1, 2, 384).reshape(2, 3, 8, 8),
+            r"frames are uint8 from 0 to 255, got torch.float32 from -1 to 2",
+        ),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"frames have shape \(T, 3, H, W\), got \(3, 8, 8\)"),
         (torch.zeros(2, 8, 8, 3, dtype=torch.uint8), r"got \(2, 8, 8, 3\)"),
         (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), r"got \(0, 3, 8, 8\)"),

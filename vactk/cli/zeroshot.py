@@ -12,6 +12,7 @@ from vactk.cli import options
 from vactk.cli.display import (
     Display,
     describe_conditions,
+    is_main_process,
     percent,
     print_json,
     print_line,
@@ -20,6 +21,7 @@ from vactk.cli.display import (
 )
 from vactk.cli.processes import run_on
 from vactk.errors import VactkError
+from vactk.files.atomic import refuse_existing
 
 if TYPE_CHECKING:
     from vactk.evaluate.protocol import Protocol, Published
@@ -37,6 +39,7 @@ class ZeroShotOptions(NamedTuple):
     overrides: dict[str, Any]  # by a recipe's keys
     unreadable: Unreadable
     max_failed: float
+    output: Path | None  # folder for predictions and a report
 
     @property
     def data_root(self) -> Path | None:
@@ -72,6 +75,13 @@ def zeroshot(
             rich_help_panel=options.MODEL,
         ),
     ] = "similarity",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for predictions.csv and report.html of a dataset or protocol.",
+            rich_help_panel=options.DATA,
+        ),
+    ] = None,
     templates: options.Templates = None,
     data_root: options.DataRoot = None,
     frames: options.Frames = None,
@@ -120,12 +130,15 @@ def zeroshot(
             and checkpoint is None,
             "a dataset brings its own labels: leave out --labels": not videos and labels,
             "a protocol names its own splits: leave out --split": protocol and split,
+            "--output is a folder for the report of a --dataset or --protocol": videos and output,
             "--temporal says what another project's --checkpoint does not: name that file": temporal
             and checkpoint is None,
         }
     )
     run_on(processes, device)
-    asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
+    if output is not None:
+        refuse_existing(output)
+    asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed, output)
     with Display() as display:
         if videos:
             result, show = _classify(asked, videos, labels, display), _print_predictions
@@ -158,7 +171,7 @@ def _load_data(
 def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: Display) -> dict[str, Any]:
     from vactk.evaluate.classifier import check_answer
     from vactk.evaluate.setup import load_for_evaluation, prepare_model
-    from vactk.evaluate.zero_shot import check_missing, evaluate_protocol
+    from vactk.evaluate.zero_shot import check_missing, score_protocol, summarize
     from vactk.recipes import read_recipe
 
     name = data.protocol.name
@@ -170,23 +183,24 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: 
     )
     for part in data.splits:
         check_answer(asked.by, model.heads, data.videos.classes, part.classes)
-    result = evaluate_protocol(
-        model,
-        data,
-        config,
-        prepare_model(model, config),
-        unreadable=asked.unreadable,
-        max_failed=asked.max_failed,
-        progress=display.progress(name),
+    accelerator = prepare_model(model, config)
+    evaluated = score_protocol(
+        model, data, config, accelerator, max_failed=asked.max_failed, progress=display.progress(name)
     )
-    return {
-        **result.to_json(asked.by),
+    result = {
+        **summarize(data, evaluated.scores, asked.unreadable).to_json(asked.by),
         "frames": config.data.num_frames,
         "views": config.data.views,
         "crops": config.data.transform.eval_crops,
         "templates": config.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
+    if asked.output is not None and is_main_process():
+        from vactk.evaluate.report_files import save_evaluation, save_report
+
+        save_evaluation(asked.output, model, evaluated, config, accelerator.device, result, asked.checkpoint)
+        save_report(asked.output, display.message)
+    return result
 
 
 def _classify(

@@ -88,8 +88,9 @@ def draw_heat_map(frames: Tensor, heat: Tensor) -> Image.Image:
         frame = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         values = Image.fromarray(heat[place].numpy()).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         level = np.clip(np.asarray(values), 0, 1)
+        weight = level[..., None] ** 0.6  # so that little heat can be seen
         color = np.stack([np.interp(level, points, [shade[c] for shade in HEAT]) for c in range(3)], axis=-1)
-        mixed = 0.45 * np.asarray(frame.convert("L"))[..., None] + 0.55 * color
+        mixed = (1 - weight) * 0.8 * np.asarray(frame.convert("L"))[..., None] + weight * color
         sheet.paste(frame, (column * (SIDE + 2), 0))
         sheet.paste(Image.fromarray(mixed.astype(np.uint8)), (column * (SIDE + 2), SIDE + 2))
     return sheet

@@ -37,11 +37,13 @@ def line_chart(curves: Mapping[str, Curve], ylabel: str, *, dotted: Sequence[str
             x, y = zip(*curve, strict=True)
             mark = "-o" if name in dotted or len(curve) < 3 else "-"
             color = COLORS[number % len(COLORS)]
-            axes.plot(x, y, mark, color=color, markersize=3.5, linewidth=1.3, label=shortened(name))
+            axes.plot(x, y, mark, color=color, markersize=3.5, linewidth=1.3, label=shortened(name, 56))
         axes.set(xlabel="training step", ylabel=ylabel)
         _plain(axes)
         if len(curves) > 1:
-            for text in figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False).texts:
+            columns = 1 if max(map(len, curves)) > LONGEST_LABEL else 2
+            legend = figure.legend(loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+            for text in legend.texts:
                 text.set_parse_math(False)
 
     return _svg(draw, (4.8, 3.2 + 0.1 * len(curves)))
@@ -104,13 +106,13 @@ def confusion_matrix(rows: Sequence[PredictedVideo]) -> tuple[str, float]:
             color = "white" if shares[y, x] > 40 else "#16181d"
             axes.text(x, y, f"{counts[y, x]:.0f}", ha="center", va="center", fontsize=7, color=color)
 
-    return _svg(draw, size), size[0]
+    return _svg(draw, size), 0.0 if is_large else size[0]
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, limit: int = LONGEST_LABEL) -> str:
     """Return a name without its middle where it is too long for a chart."""
-    half = (LONGEST_LABEL - 1) // 2
-    return name if len(name) <= LONGEST_LABEL else f"{name[:half]}…{name[-half:]}"
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
 
 
 def data_address(content: bytes, kind: str) -> str:

@@ -22,6 +22,7 @@ NOT_LOSSES = (
     "data_wait",
     "skipped",
     "num_masked_words",
+    "word_accuracy",
 )
 Curve = list[tuple[float, float]]  # (step, value)
 
@@ -33,7 +34,7 @@ class Curves:
     losses: dict[str, Curve]
     training_accuracy: dict[str, Curve]  # in %
     lr: Curve
-    evaluations: dict[str, Curve]  # "split top-1": in %
+    evaluations: dict[str, Curve]  # "split, top-1": in %
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -51,7 +52,7 @@ def read_curves(folder: Path) -> Curves | None:
         step = float(line.get("step", 0))
         for split, found in (line.get("evaluation") or {}).items():
             for name, value in _scores(found).items():
-                evaluations.setdefault(f"{split} {name}", []).append((step, value))
+                evaluations.setdefault(f"{split}, {name}", []).append((step, value))
         for name, value in line.items():
             if isinstance(value, int | float) and name not in NOT_LOSSES:
                 values.setdefault(name, []).append((step, float(value)))

@@ -58,7 +58,10 @@ def write_report(folders: Sequence[Path], output: Path) -> Figures:
     }
     context = _one_run(runs[0], figures["runs"][0]) if len(runs) == 1 else _several_runs(names, runs, figures)
     sets = [(own["run"], one) for own in figures["runs"] for one in own["sets"]]
-    write_text(output, _render({"title": ", ".join(names), "figures": figures, "sets": sets, **context}))
+    write_text(
+        output,
+        _render({"title": f"Report of {', '.join(names)}", "figures": figures, "sets": sets, **context}),
+    )
     return figures
 
 
@@ -76,8 +79,8 @@ def _one_run(run: RunFolder, figures: Figures) -> dict[str, Any]:
             "name": split,
             "set": next(one for one in figures["sets"] if one["split"] == split),
             **figures["details"][split],
-            "matrix": Chart("confusion matrix", matrix, width_in),
-            "calibration_chart": Chart("calibration", calibration_chart(figures["details"][split]["calibration"])),
+            "matrix": Chart("", matrix, width_in),
+            "calibration_chart": Chart("", calibration_chart(figures["details"][split]["calibration"])),
             "common": common,
             "sheets": [("Wrong, and most certain", worst), ("Right, and most certain", best)],
             "heat_maps": _with_maps([*worst, *best], heat_maps),
@@ -123,7 +126,7 @@ def _curves(runs: Mapping[str, RunFolder]) -> list[Chart]:
         own = run.curves.losses if alone else {"loss": run.curves.losses.get("loss", [])}
         losses |= {f"{label}{loss}": curve for loss, curve in own.items() if curve}
         accuracy |= {f"{label}training, {key}": curve for key, curve in run.curves.training_accuracy.items()}
-        evaluations |= {f"{label}validation, {key}": curve for key, curve in run.curves.evaluations.items()}
+        evaluations |= {f"{label}{key}": curve for key, curve in run.curves.evaluations.items()}
         lr |= {f"{label}learning rate": run.curves.lr} if run.curves.lr else {}
     charts = [
         ("Losses", losses, "loss"),

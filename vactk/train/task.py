@@ -133,8 +133,8 @@ class VideoTextTask(nn.Module):
         [0, 1): random numbers that choose a video's description, its masked words and its dropout. Where no
         video of this process could be read, `video` is one blank and B of the others 0: the process takes part
         in everything that is gathered, without rows of its own. Losses that are not gathered are contributions
-        as in `distributed_mean`. Where all class texts are there, "accuracy" by similarity (percent) is returned too,
-        and with masked words "word_accuracy" (percent) and "num_masked_words" (per video).
+        as in `distributed_mean`. Where all class texts are there, "accuracy" by similarity (percent) is returned
+        too, and with masked words "word_accuracy" (percent) and "num_masked_words" (per video).
         """
         draws = torch.rand(len(labels), device=labels.device) if draws is None else draws
         if len(labels):
@@ -210,7 +210,7 @@ def _no_texts(described: Described | None) -> Described | None:
 
 @torch.no_grad()
 def class_accuracy(video: Tensor, class_text: Tensor, labels: Tensor) -> Tensor:
-    """Return the percentage of videos (B, E) that are nearest to the text of their class, of (C, E); labels (B,)."""
+    """Return the percentage of videos (B, E) nearest to the text of their class, of (C, E); labels (B,)."""
     right = (video @ class_text.T).argmax(dim=-1) == labels
     return distributed_mean(100 * right.sum(), torch.tensor(len(labels), device=labels.device))
 

@@ -101,7 +101,7 @@ def test_runs_side_by_side_are_tested_on_common_videos(make_run, tmp_path):
     assert found["only_second"] == sum(a.rank != 1 and b.rank == 1 for a, b in zip(one, two, strict=True))
     assert found["p"] < 0.01
     write_predictions(runs[1], drawn(6, 5, video="/else/{}_{}.mp4")[:-1])
-    with pytest.raises(VactkError, match="have no video in common: one has test, '/gone/0_0.mp4'"):
+    with pytest.raises(VactkError, match=r"have no video in common: one has test, '/gone/0_0\.mp4'"):
         write_report(runs, tmp_path / "both.html")
     write_predictions(runs[1], drawn(6, 9, names="other {}"))
     with pytest.raises(VactkError, match="is labelled 'class 000' in one run and 'other 0'"):

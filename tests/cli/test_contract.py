@@ -13,12 +13,13 @@ import vactk
 from vactk.cli import display
 from vactk.cli.app import app
 
-COMMANDS = ["train", "finetune", "interpolate", "zeroshot", "retrieve", "export"]
+COMMANDS = ["train", "finetune", "interpolate", "zeroshot", "report", "retrieve", "export"]
 FAILING = {  # a user's error for every command
     "train": ["--dataset", "shaeps"],
     "finetune": ["--dataset", "shaeps"],
     "interpolate": ["a.safetensors", "b.safetensors", "--alpha", "0.5"],
     "zeroshot": ["--dataset", "shaeps"],
+    "report": ["no-such-run"],
     "retrieve": ["--query", "juggling"],
     "export": ["--format", "onnx"],
 }

@@ -254,7 +254,7 @@ def test_a_sweep_as_a_table_and_without_matplotlib(monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert "alpha 0 is the original toy, 1 is a.safetensors" in result.stdout
     assert "best trade-off: alpha" in result.stdout
-    assert "pip install 'vactk[plot]'" in result.stderr
+    assert "pip install 'vactk[report]'" in result.stderr
     assert "shapes/unseen" in result.stdout
 
 

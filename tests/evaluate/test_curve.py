@@ -5,7 +5,7 @@ import pytest
 from vactk.evaluate.curve import SetCurve, draw_curve
 from vactk.evaluate.pictures import label_points, new_figure, wilson
 
-pytest.importorskip("matplotlib", reason="needs pip install 'vactk[plot]'")
+pytest.importorskip("matplotlib", reason="needs pip install 'vactk[report]'")
 ALPHAS = [n / 10 for n in range(11)]
 CROWDED = [60 + n**0.3 for n in range(11)]
 

@@ -14,8 +14,7 @@ from vactk.distributed import make_accelerator
 from vactk.errors import VactkError
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol_splits import split_data
-from vactk.evaluate.scoring import score_videos
-from vactk.evaluate.zero_shot import split_scorers, summarize
+from vactk.evaluate.zero_shot import score_protocol, summarize
 from vactk.models.backbone import BackboneConfig
 from vactk.models.video_model import ModelConfig, new_model
 
@@ -42,9 +41,8 @@ def measure(model, videos, world, **settings):
         accelerator = make_accelerator("cpu", "fp32")
         config = EvalConfig(data=DataConfig(num_frames=2, workers=0), templates="object", batch_size=2)
         data = split_data(videos)
-        scorers = split_scorers(model, data, config, accelerator.device)
         try:
-            scores = score_videos(model, videos, scorers, config, accelerator, **settings)
+            scores = score_protocol(model, data, config, accelerator, **settings).scores
         except VactkError as error:
             return str(error)
         return scores, summarize(data, scores)

@@ -131,7 +131,7 @@ def test_timelines_are_written_as_tables_lines_and_subtitles(found, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_a_timeline_is_drawn_with_its_labels(found, tmp_path, suffix):
-    pytest.importorskip("matplotlib", reason="needs pip install 'vactk[plot]'")
+    pytest.importorskip("matplotlib", reason="needs pip install 'vactk[report]'")
     write_timelines(tmp_path / f"t{suffix}", {**found.to_json(), "model": "toy"}, found)
     content = (tmp_path / f"t{suffix}").read_bytes()
     assert content.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")

@@ -20,8 +20,8 @@ from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol import find_protocol
 from vactk.evaluate.protocol_splits import load_protocol_data, split_data
-from vactk.evaluate.scoring import image_spec, score_videos
-from vactk.evaluate.zero_shot import evaluate_protocol
+from vactk.evaluate.scoring import image_spec
+from vactk.evaluate.zero_shot import evaluate_protocol, score_protocol
 from vactk.models.backbone import BackboneConfig
 from vactk.models.temporal.registry import TEMPORAL
 from vactk.models.video_model import ModelConfig, new_model
@@ -114,10 +114,11 @@ def test_a_protocol_scores_as_the_dataset_does(few, monkeypatch, similarity, tem
     found = []
 
     def kept(*args, **settings):
-        found.append(score_videos(*args, **settings))
-        return found[-1]
+        evaluated = score_protocol(*args, **settings)
+        found.append(evaluated.scores)
+        return evaluated
 
-    monkeypatch.setattr("vactk.evaluate.zero_shot.score_videos", kept)
+    monkeypatch.setattr("vactk.evaluate.zero_shot.score_protocol", kept)
     accelerator = make_accelerator("cpu", "fp32")
     answers = []
     for view_mean, views in itertools.product(("probabilities", "logits"), (1, 2)):

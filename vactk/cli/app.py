@@ -17,6 +17,7 @@ from vactk.cli import processes
 from vactk.cli.data import data_app
 from vactk.cli.export import export
 from vactk.cli.interpolate import interpolate
+from vactk.cli.report import report
 from vactk.cli.retrieve import retrieve
 from vactk.cli.train import finetune, train
 from vactk.cli.zeroshot import zeroshot
@@ -118,6 +119,7 @@ def vactk_app(
 app.command("train", rich_help_panel="Train")(train)
 app.command("finetune", rich_help_panel="Train")(finetune)
 app.command(rich_help_panel="Use")(zeroshot)
+app.command(rich_help_panel="Use")(report)
 app.add_typer(data_app, name="data", rich_help_panel="Use")
 app.command(rich_help_panel="Train")(interpolate)
 app.command(rich_help_panel="Use")(retrieve)

@@ -12,6 +12,7 @@ from vactk.cli import options
 from vactk.cli.display import (
     Display,
     describe_conditions,
+    is_main_process,
     percent,
     print_json,
     print_line,
@@ -22,6 +23,7 @@ from vactk.cli.processes import run_on
 from vactk.cli.zeroshot_videos import VideoOptions, classify, print_answers
 from vactk.errors import VactkError
 from vactk.evaluate.protocol import find_protocol
+from vactk.files.atomic import refuse_existing
 
 if TYPE_CHECKING:
     from vactk.evaluate.protocol import Protocol, Published
@@ -39,6 +41,7 @@ class ZeroShotOptions(NamedTuple):
     overrides: dict[str, Any]  # by a recipe's keys
     unreadable: Unreadable
     max_failed: float
+    output: Path | None  # folder for predictions and a report
 
     @property
     def data_root(self) -> Path | None:
@@ -123,8 +126,9 @@ def zeroshot(
     output: Annotated[
         list[Path] | None,
         typer.Option(
-            help="File for the answers: .csv, .json or .jsonl; with --window also .srt (subtitles), .png or .svg "
-            "(a picture of the timeline). Repeatable.",
+            help="File for the answers to videos: .csv, .json or .jsonl; with --window also .srt (subtitles), .png "
+            "or .svg (a picture of the timeline). Repeatable. For a dataset or protocol, a new folder for "
+            "predictions.csv and report.html. [default: none is written]",
             rich_help_panel=ANSWERS,
         ),
     ] = None,
@@ -165,6 +169,7 @@ def zeroshot(
             and checkpoint is None,
             "a dataset brings its own labels: leave out --labels": not videos and labels,
             "a protocol names its own splits: leave out --split": protocol and split,
+            "--output is a folder for the report of a --dataset or --protocol": videos and output,
             "--temporal says what another project's --checkpoint does not: name that file": temporal
             and checkpoint is None,
         }
@@ -183,7 +188,10 @@ def zeroshot(
     )
     files.check(bool(videos), by)
     run_on(processes, device)
-    asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed)
+    folder = output[0] if output and not videos else None
+    if folder is not None:
+        refuse_existing(folder)
+    asked = ZeroShotOptions(checkpoint, by, overrides, unreadable, max_failed, folder)
     with Display() as display:
         if videos:
             result = classify(videos, files, checkpoint, overrides, by, display)
@@ -216,7 +224,7 @@ def _load_data(
 def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: Display) -> dict[str, Any]:
     from vactk.evaluate.classifier import check_answer
     from vactk.evaluate.setup import load_for_evaluation, prepare_model, strange_to_toy
-    from vactk.evaluate.zero_shot import check_missing, evaluate_protocol
+    from vactk.evaluate.zero_shot import check_missing, score_protocol, summarize
     from vactk.recipes import read_recipe
 
     name = data.protocol.name
@@ -229,23 +237,24 @@ def _evaluate(asked: ZeroShotOptions, data: ProtocolData, recipe: str, display: 
     display.warning(strange_to_toy(model, data.videos.words))
     for part in data.splits:
         check_answer(asked.by, model.heads, data.videos.classes, part.classes)
-    result = evaluate_protocol(
-        model,
-        data,
-        config,
-        prepare_model(model, config),
-        unreadable=asked.unreadable,
-        max_failed=asked.max_failed,
-        progress=display.progress(name),
+    accelerator = prepare_model(model, config)
+    evaluated = score_protocol(
+        model, data, config, accelerator, max_failed=asked.max_failed, progress=display.progress(name)
     )
-    return {
-        **result.to_json(asked.by),
+    result = {
+        **summarize(data, evaluated.scores, asked.unreadable).to_json(asked.by),
         "frames": config.data.num_frames,
         "views": config.data.views,
         "crops": config.data.transform.eval_crops,
         "templates": config.templates,
         "model": str(asked.checkpoint or model.config.backbone.name),
     }
+    if asked.output is not None and is_main_process():
+        from vactk.evaluate.report_files import save_evaluation, save_report
+
+        save_evaluation(asked.output, model, evaluated, config, accelerator.device, result, asked.checkpoint)
+        save_report(asked.output, display.message)
+    return result
 
 
 def _print_result(result: dict[str, Any]) -> None:

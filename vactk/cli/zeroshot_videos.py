@@ -43,7 +43,9 @@ class VideoOptions(NamedTuple):
             "--threshold": self.threshold is not None,
         }
         of_videos = {"--window": self.window_s is not None, "--top": self.top is not None, **over_time}
-        for name, given in {**of_videos, "--output": bool(self.output)}.items():
+        if len(self.output) > 1 and not has_videos:
+            raise VactkError(f"--output takes one folder for a dataset or protocol, got {len(self.output)}")
+        for name, given in of_videos.items():
             if given and not has_videos:
                 raise VactkError(f"{name} is for the answers to videos: name files or folders")
             if given and name in over_time and self.window_s is None:

@@ -19,7 +19,7 @@ from vactk.data.records import Record
 from vactk.data.worker_pool import BatchLoader
 from vactk.errors import VactkError
 from vactk.video.container import VideoError, VideoWarning
-from vactk.video.reader import Timeline, sample_video
+from vactk.video.reader import Sample, Timeline, sample_video
 from vactk.video.transforms import eval_transform, train_transform
 
 
@@ -69,6 +69,7 @@ class VideoSample(NamedTuple):
     error: ReadError | None  # with `views`: only a part could be read
     notes: tuple[str, ...] = ()  # from `sampling_notes`
     random_draw: float = 0.0  # uniform in [0, 1): picks one of several descriptions, for example
+    times_s: Tensor | None = None  # (temporal views * T,) float64, of the frames read; with `views`
 
 
 class Batch(NamedTuple):
@@ -81,6 +82,7 @@ class Batch(NamedTuple):
     failures: list[ReadError]
     partial: list[ReadError]  # read as far as they go
     notes: list[str]  # from `sampling_notes`, once per video concerned
+    times_s: Tensor  # (B, temporal views * T) float64, of the frames read
 
 
 class VideoDataset(Dataset[VideoSample]):
@@ -113,12 +115,12 @@ class VideoDataset(Dataset[VideoSample]):
             warnings.simplefilter("ignore", VideoWarning)  # it comes with the sample
             torch.manual_seed(derive_seed(self.seed, epoch, index))
             try:
-                views, warning, notes = self._read(record)
+                views, sample, notes = self._read(record)
             except VideoError as error:
                 return VideoSample(index, label, None, ReadError(index, str(record.video), str(error)))
             random_draw = float(torch.rand(()))
-        partial = None if warning is None else ReadError(index, str(record.video), warning)
-        return VideoSample(index, label, views, partial, notes, random_draw)
+        partial = None if sample.complete else ReadError(index, str(record.video), str(sample.warning))
+        return VideoSample(index, label, views, partial, notes, random_draw, sample.times_s)
 
     def failed(self, key: Key, reason: str) -> VideoSample:
         """Return the sample of a record whose decoder hung or crashed."""
@@ -128,8 +130,8 @@ class VideoDataset(Dataset[VideoSample]):
         message = str(VideoError(record.video, reason))
         return VideoSample(index, label, None, ReadError(index, str(record.video), message))
 
-    def _read(self, record: Record) -> tuple[Tensor, str | None, tuple[str, ...]]:
-        """Return (views (V, T, 3, H, W), warning, notes); V is 1 in training, else temporal views x crops."""
+    def _read(self, record: Record) -> tuple[Tensor, Sample, tuple[str, ...]]:
+        """Return (views (V, T, 3, H, W), the sample, notes); V is 1 in training, else temporal views x crops."""
         config, views = self.config, 1 if self.train else self.config.views
         notes: tuple[str, ...] = ()
 
@@ -146,9 +148,9 @@ class VideoDataset(Dataset[VideoSample]):
         frames = sample.frames.unflatten(0, (views, config.num_frames))  # (V, T, 3, H, W) uint8
         if self.train:
             transform = train_transform(config.transform, *self.image)
-            return transform(frames[0])[None], sample.warning, notes
+            return transform(frames[0])[None], sample, notes
         crops = eval_transform(config.transform, *self.image)
-        return torch.cat([crops(view) for view in frames]), sample.warning, notes
+        return torch.cat([crops(view) for view in frames]), sample, notes
 
 
 def train_loader(dataset: VideoDataset, batches: TrainBatches) -> BatchLoader[Key, VideoSample, Batch]:
@@ -171,6 +173,7 @@ def collate(samples: list[VideoSample]) -> Batch:
     """Stack samples into one batch, with unreadable videos listed apart."""
     read = [sample for sample in samples if sample.views is not None]
     views = [sample.views for sample in read if sample.views is not None]
+    times_s = [sample.times_s for sample in read if sample.times_s is not None]
     return Batch(
         video=torch.stack(views) if views else torch.empty(0),
         labels=torch.tensor([sample.label for sample in read], dtype=torch.long),
@@ -179,6 +182,7 @@ def collate(samples: list[VideoSample]) -> Batch:
         failures=[s.error for s in samples if s.error is not None and s.views is None],
         partial=[s.error for s in samples if s.error is not None and s.views is not None],
         notes=[note for sample in samples for note in sample.notes],
+        times_s=torch.stack(times_s) if times_s else torch.empty(0, dtype=torch.float64),
     )
 
 

@@ -13,8 +13,8 @@ from vactk.distributed import Accelerator
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.protocol_splits import split_data
 from vactk.evaluate.results import EvalResult
-from vactk.evaluate.scoring import Variant, score_variants
-from vactk.evaluate.zero_shot import split_scorers, summarize
+from vactk.evaluate.scoring import score_variants
+from vactk.evaluate.zero_shot import split_variant, summarize
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 from vactk.weights.arithmetic import Coefficients, MergeTerm, mixed_tensor
@@ -132,8 +132,8 @@ def _evaluate(
     data, variants = split_data(videos), []
     for set_them in weights:
         set_them()
-        scorers = split_scorers(model, data, settings.config, settings.accelerator.device)
-        variants.append(Variant(set_them, scorers))
+        variant = split_variant(model, data, settings.config, settings.accelerator.device)
+        variants.append(variant._replace(prepare=set_them, similarities={}))
     progress = settings.progress(f"{videos.name}/{videos.split}: {title}")
     found = score_variants(model, videos, variants, settings.config, settings.accelerator, progress=progress)
     return [summarize(data, scores) for scores in found]

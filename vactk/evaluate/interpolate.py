@@ -137,7 +137,7 @@ class MergeRun:
         """
         can_draw = pictures.can_draw()
         if not can_draw:
-            self.note("the curve is not drawn: pip install 'vactk[plot]'")
+            self.note("the curve is not drawn: pip install 'vactk[report]'")
         model, settings, load = self._prepare()
         columns = {name: load(one.name, split) for one in sets for name, split in one.columns().items()}
         points = sweep(

@@ -30,7 +30,7 @@ def can_draw() -> bool:
 def check_can_draw(what: str) -> None:
     """Raise VactkError if matplotlib is not installed."""
     if not can_draw():
-        raise VactkError(f"{what} is drawn by a package: pip install 'vactk[plot]'")
+        raise VactkError(f"{what} is drawn by a package: pip install 'vactk[report]'")
 
 
 def new_figure(width: float, height: float, rows: int = 1) -> Any:

@@ -20,7 +20,8 @@ from vactk.evaluate.config import EvalConfig
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
 
-Row = tuple[int, dict[str, Tensor]]  # a record's index, and what each scorer gives for it
+Row = tuple[int, dict[str, Tensor]]  # a record's index, what each scorer gives for it, and TIMES
+TIMES = "times_s"  # of the frames read
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Scores:
     partial: list[ReadError]  # scored by the frames that could be read
     notes: dict[str, int]  # choices made in sampling, and for how many videos
     similarities: dict[str, Tensor]  # of the scorers whose values are no logits, (N, C)
+    times_s: Tensor  # (N, temporal views * T) float64, of the frames read
 
 
 def image_spec(model: VideoModel) -> ImageSpec:
@@ -150,6 +152,7 @@ def _scores(rows: list[Row], variant: Variant, log: _ReadLog) -> Scores:
         partial=log.partial,
         notes=dict(log.notes),
         similarities=_stack(rows, variant.similarities),
+        times_s=_stack(rows, [TIMES])[TIMES],
     )
 
 
@@ -169,6 +172,7 @@ def _score_batch(
     means = {name: mean_over_views(values, num_views, view_mean).cpu() for name, values in logits.items()}
     for name, values in plain.items():
         means[name] = values.unflatten(0, (-1, num_views)).mean(dim=1).cpu()
+    means[TIMES] = batch.times_s
     return [(int(index), {name: means[name][i] for name in means}) for i, index in enumerate(batch.indices)]
 
 

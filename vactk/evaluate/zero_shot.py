@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from vactk.data.records import VideoSet
 from vactk.distributed import Accelerator
 from vactk.errors import VactkError
-from vactk.evaluate.classifier import Scorer, class_embeddings, class_scorers
+from vactk.evaluate.classifier import Scorer, class_embeddings, class_scorers, cosine_scorer
 from vactk.evaluate.config import EvalConfig
 from vactk.evaluate.metrics import topk_accuracy
 from vactk.evaluate.protocol_splits import ProtocolData, ProtocolSplit
 from vactk.evaluate.results import EvalResult, SplitResult, Unreadable
-from vactk.evaluate.scoring import Scores, score_videos
+from vactk.evaluate.scoring import Scores, Variant, score_variants
 from vactk.models.video_model import VideoModel
 from vactk.progress import Progress
+
+
+class Evaluated(NamedTuple):
+    """The videos of an evaluation, their scores, and the scorers that gave them, by `scorer_key`."""
+
+    data: ProtocolData
+    scores: Scores
+    scorers: Mapping[str, Scorer]
 
 
 def evaluate_protocol(
@@ -33,29 +44,42 @@ def evaluate_protocol(
     Every video is read once. Missing and unreadable videos count as wrong, or are left out with
     `unreadable="skip"`; VactkError is raised when their share exceeds `max_failed`.
     """
+    found = score_protocol(model, data, config, accelerator, max_failed=max_failed, progress=progress)
+    return summarize(data, found.scores, unreadable)
+
+
+def score_protocol(
+    model: VideoModel,
+    data: ProtocolData,
+    config: EvalConfig,
+    accelerator: Accelerator,
+    *,
+    max_failed: float = 1.0,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Return the scores that `summarize` takes, on every process; arguments as for `evaluate_protocol`."""
     check_missing(data.videos, max_failed)
-    scorers = split_scorers(model, data, config, accelerator.device)
-    scores = score_videos(
-        model, data.videos, scorers, config, accelerator, max_failed=max_failed, progress=progress
+    variant = split_variant(model, data, config, accelerator.device)
+    (scores,) = score_variants(
+        model, data.videos, [variant], config, accelerator, max_failed=max_failed, progress=progress
     )
-    return summarize(data, scores, unreadable)
+    return Evaluated(data, scores, variant.scorers)
 
 
-def split_scorers(
-    model: VideoModel, data: ProtocolData, config: EvalConfig, device: torch.device
-) -> dict[str, Scorer]:
-    """Return the scorers of all splits, for the weights that the model has now."""
+def split_variant(model: VideoModel, data: ProtocolData, config: EvalConfig, device: torch.device) -> Variant:
+    """Return the scorers of all splits, and the cosines to all classes, for the weights that the model has now."""
     videos = data.videos
     embeddings = class_embeddings(model, videos.words, config.prompts, device)  # (C, E)
-    return {
-        _key(answer, classes): scorer
+    scorers = {
+        scorer_key(answer, classes): scorer
         for classes in dict.fromkeys(split.classes for split in data.splits)
         for answer, scorer in class_scorers(model, videos.classes, embeddings, classes).items()
     }
+    return Variant(lambda: None, scorers, {"cosine": cosine_scorer(model, embeddings)})
 
 
 def summarize(data: ProtocolData, scores: Scores, unreadable: Unreadable = "wrong") -> EvalResult:
-    """Return the accuracies from the scores by `split_scorers`."""
+    """Return the accuracies from the scores by `split_variant`."""
     splits = tuple(_split_result(data.videos, split, scores, unreadable) for split in data.splits)
     return EvalResult(data, unreadable, splits, scores.failures, scores.partial, scores.notes)
 
@@ -76,7 +100,18 @@ def ensemble(probabilities: dict[str, Tensor]) -> dict[str, Tensor]:
     return {**probabilities, "ensemble": (probabilities["similarity"] + probabilities["class_head"]) / 2}
 
 
-def _key(answer: str, classes: tuple[int, ...]) -> str:
+def split_probabilities(scores: Scores, split: ProtocolSplit) -> dict[str, Tensor]:
+    """Return each answer's probabilities of the split's classes, for all videos that were read: (N, C)."""
+    own = {
+        answer: scores.probabilities[key]
+        for answer in ("similarity", "class_head")
+        if (key := scorer_key(answer, split.classes)) in scores.probabilities
+    }
+    return ensemble(own)
+
+
+def scorer_key(answer: str, classes: tuple[int, ...]) -> str:
+    """Return the name of the scorer that gives an answer for a split's classes."""
     return f"{answer} {','.join(map(str, classes))}"
 
 
@@ -88,12 +123,10 @@ def _split_result(
     numbers = {label: number for number, label in enumerate(split.classes)}
     labels = torch.tensor([numbers[_label(videos, index)] for index in read], dtype=torch.long)
     num_videos = len(split.records) if unreadable == "wrong" else len(read)
-    own = {
-        answer: scores.probabilities[key][[rows[index] for index in read]] if read else torch.empty(0)
-        for answer in ("similarity", "class_head")
-        if (key := _key(answer, split.classes)) in scores.probabilities
+    accuracy = {
+        answer: _topk(values[[rows[index] for index in read]] if read else values, labels, num_videos)
+        for answer, values in split_probabilities(scores, split).items()
     }
-    accuracy = {answer: _topk(values, labels, num_videos) for answer, values in ensemble(own).items()}
     return SplitResult(split.name, len(split.classes), num_videos, len(split.records) - len(read), accuracy)
 
 

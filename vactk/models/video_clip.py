@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -76,12 +76,16 @@ class VideoCLIP(nn.Module):
         """tokens (B, L) int64 -> (B, E), not normalised, as open_clip's `encode_text`."""
         return self.text.encode(tokens)
 
-    def video_features(self, video: Tensor) -> VideoFeatures:
-        """video (B, T, 3, H, W), normalised colours -> frames (B, T, E) and pooled (B, D)."""
+    def video_features(self, video: Tensor, blocks: Sequence[ResidualBlock] | None = None) -> VideoFeatures:
+        """video (B, T, 3, H, W), normalised colours -> frames (B, T, E) and pooled (B, D).
+
+        `blocks` stand for the tower's own, such as ones that keep what passes through them.
+        """
         tower, num_frames = self.vision, video.shape[1]
+        blocks = blocks or tower.blocks
         x = tower.embed(video.flatten(0, 1))  # (B*T, N, D)
-        last = len(tower.blocks) - 1
-        for number, (block, added) in enumerate(zip(tower.blocks, self.temporal, strict=True)):
+        last = len(blocks) - 1
+        for number, (block, added) in enumerate(zip(blocks, self.temporal, strict=True)):
             num_queries = 1 if number == last and tower.reads_class_token else x.shape[1]
             x = self._run_block(block, cast(TemporalBlock, added), x, num_frames, num_queries)
         frames = tower.pool(x).unflatten(0, (-1, num_frames))  # (B, T, E)

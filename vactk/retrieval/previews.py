@@ -13,7 +13,7 @@ from vactk.errors import VactkError
 from vactk.retrieval.hits import Hit
 from vactk.retrieval.index.file_identity import open_same
 from vactk.retrieval.results.clips import cut
-from vactk.retrieval.results.thumbnails import stills
+from vactk.video.stills import stills
 
 T = TypeVar("T")
 STILL_HEIGHT = 270  # pixels

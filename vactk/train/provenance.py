@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import socket
@@ -16,18 +15,9 @@ import torch
 
 import vactk
 from vactk.distributed import Accelerator
+from vactk.evaluate.versions import versions
 from vactk.train.recipe import Recipe
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "av",
-    "decord",
-)
 GIT_S = 10.0  # timeout of git: a repository on a sleeping network disk must not hold up the run
 
 
@@ -48,18 +38,6 @@ def describe_run(recipe: Recipe, accelerator: Accelerator, *, from_step: int) ->
         "git": git_state(Path(vactk.__file__).parent),
         "machine": machine(),
     }
-
-
-def versions() -> dict[str, str | None]:
-    """Return the versions of vactk, Python and the packages that results depend on; None where not installed."""
-    found: dict[str, str | None] = {"vactk": vactk.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    found["cuda"] = torch.version.cuda
-    return found
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -16,8 +16,9 @@ from vactk.distributed import broadcast_object, end_training, on_any_process, pr
 from vactk.errors import RestartError, VactkError
 from vactk.evaluate.protocol import retrieval_protocol
 from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.report_files import save_predictions, save_report
 from vactk.evaluate.retrieval import evaluate_retrieval, retrieval_data
-from vactk.evaluate.zero_shot import evaluate_protocol
+from vactk.evaluate.zero_shot import Evaluated, score_protocol, summarize
 from vactk.files.atomic import atomic_path, write_json
 from vactk.interrupt import Stopped, at_once, interruptible
 from vactk.models.video_model import VideoModel
@@ -132,7 +133,11 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
         _save_model(trainer, run_dir, run_dir.checkpoint, num_averaged=num_averaged)
         model = unshard_model(trainer.model, trainer.accelerator)
         chosen = _choose(trainer, model, videos, run_dir, reporter)
-        metrics = _evaluate(trainer, model, videos.test, reporter)
+        evaluated: list[Evaluated] = []
+        metrics = _evaluate(trainer, model, videos.test, reporter, evaluated)
+        if evaluated and run_dir.is_writer:
+            config = trainer.recipe.evaluation
+            save_predictions(run_dir.path, model, evaluated, config, trainer.accelerator.device)
     for line in trainer.feed.note_lines():
         reporter.message(line)
     failed = trainer.progress.failed
@@ -149,6 +154,8 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
     )
     if run_dir.is_writer:
         write_json(run_dir.result, asdict(result), indent=2)
+        if evaluated:
+            save_report(run_dir.path, reporter.message)
     end_training(trainer.accelerator)
     return result
 
@@ -223,23 +230,33 @@ def _score(found: dict[str, Any]) -> float:
 
 
 def _evaluate(
-    trainer: Trainer, model: VideoModel, splits: list[VideoSet], reporter: Reporter
+    trainer: Trainer,
+    model: VideoModel,
+    splits: list[VideoSet],
+    reporter: Reporter,
+    evaluated: list[Evaluated] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the model on each split, by classes or by captions, and return the metrics by split."""
-    measure = _measure_classes if trainer.recipe.task.needs_classes else _measure_retrieval
+    """Evaluate the model on each split, by classes or by captions, and return the metrics by split.
+
+    Scores by classes are added to `evaluated`.
+    """
     found = {}
     for videos in splits:
         progress = reporter.progress(f"{videos.name}: evaluating {videos.split}")
         with at_once():
-            found[videos.split] = measure(trainer, model, videos, progress)
+            if trainer.recipe.task.needs_classes:
+                scored = _score_classes(trainer, model, videos, progress)
+                found[videos.split] = summarize(scored.data, scored.scores).to_json()
+                if evaluated is not None:
+                    evaluated.append(scored)
+            else:
+                found[videos.split] = _measure_retrieval(trainer, model, videos, progress)
     return found
 
 
-def _measure_classes(
-    trainer: Trainer, model: VideoModel, videos: VideoSet, progress: Progress
-) -> dict[str, Any]:
+def _score_classes(trainer: Trainer, model: VideoModel, videos: VideoSet, progress: Progress) -> Evaluated:
     evaluation, accelerator = trainer.recipe.evaluation, trainer.accelerator
-    return evaluate_protocol(model, split_data(videos), evaluation, accelerator, progress=progress).to_json()
+    return score_protocol(model, split_data(videos), evaluation, accelerator, progress=progress)
 
 
 def _measure_retrieval(

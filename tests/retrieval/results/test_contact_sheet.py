@@ -13,6 +13,7 @@ from vactk.retrieval.results import contact_sheet as sheets
 from vactk.retrieval.results import thumbnails
 from vactk.retrieval.results.contact_sheet import CELL, GAP, HEADER, MARGIN, ROW, TEXT_WIDTH, contact_sheet
 from vactk.retrieval.results.fonts import fitted, font
+from vactk.video import stills
 from vactk.video.container import VideoError
 from vactk.video.reader import open_video
 
@@ -57,9 +58,9 @@ def test_videos_that_vanished_become_rows_that_say_so(tmp_path):
 
 
 def test_a_video_on_which_the_decoder_hangs_is_given_up(tmp_path, monkeypatch):
-    opened = thumbnails.open_video
+    opened = stills.open_video
     path = write_video(tmp_path / "a.mp4")
-    monkeypatch.setattr(thumbnails, "open_video", lambda path: time.sleep(60) or opened(path))
+    monkeypatch.setattr(stills, "open_video", lambda path: time.sleep(60) or opened(path))
     with pytest.raises(VideoError, match=r"a\.mp4': reading it took over 0\.5 s"):
         thumbnails.hit_stills(hit(path, 1), 1, 32, timeout_s=0.5)
 

@@ -93,14 +93,17 @@ def _split_result(
         for answer in ("similarity", "class_head")
         if (key := _key(answer, split.classes)) in scores.probabilities
     }
-    accuracy = {answer: _topk(values, labels, num_videos) for answer, values in ensemble(own).items()}
+    accuracy = {answer: _measures(values, labels, num_videos) for answer, values in ensemble(own).items()}
     return SplitResult(split.name, len(split.classes), num_videos, len(split.records) - len(read), accuracy)
 
 
-def _topk(probabilities: Tensor, labels: Tensor, num_videos: int) -> dict[str, float]:
+def _measures(probabilities: Tensor, labels: Tensor, num_videos: int) -> dict[str, float]:
+    """Return top-1 and top-5, and the mean cross-entropy of the videos that could be read."""
     if not len(labels):
-        return {"top1": 0.0, "top5": 0.0}
-    return {f"top{k}": topk_accuracy(probabilities, labels, k, num_videos=num_videos) for k in (1, 5)}
+        return {"top1": 0.0, "top5": 0.0, "loss": 0.0}
+    own = probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(probabilities.dtype).tiny)
+    accuracy = {f"top{k}": topk_accuracy(probabilities, labels, k, num_videos=num_videos) for k in (1, 5)}
+    return {**accuracy, "loss": float(-own.log().mean())}
 
 
 def _label(videos: VideoSet, index: int) -> int:

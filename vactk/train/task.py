@@ -133,8 +133,8 @@ class VideoTextTask(nn.Module):
         [0, 1): random numbers that choose a video's description, its masked words and its dropout. Where no
         video of this process could be read, `video` is one blank and B of the others 0: the process takes part
         in everything that is gathered, without rows of its own. Losses that are not gathered are contributions
-        as in `distributed_mean`. With masked words, "word_accuracy" (percent) and "num_masked_words" (per video)
-        are returned too.
+        as in `distributed_mean`. With texts of all classes, "accuracy" (percent) is returned too; with masked
+        words, "word_accuracy" (percent) and "num_masked_words" (per video).
         """
         draws = torch.rand(len(labels), device=labels.device) if draws is None else draws
         if len(labels):
@@ -144,6 +144,8 @@ class VideoTextTask(nn.Module):
         values = {name: LOSSES[name](self, outputs) for name in self.weights}
         total = torch.stack([self.weights[name] * values[name] for name in self.weights]).sum()
         found = {"loss": total, **values}
+        if outputs.class_text is not None:
+            found["accuracy"] = class_accuracy(outputs.video, outputs.class_text, outputs.labels)
         if outputs.word_logits is None or outputs.word_labels is None:
             return found
         return {**found, **word_metrics(outputs.word_logits, outputs.word_labels, len(outputs.labels))}
@@ -204,6 +206,13 @@ def without_rows(outputs: Outputs) -> Outputs:
 
 def _no_texts(described: Described | None) -> Described | None:
     return None if described is None else Described(described.text[:0], described.known[:0])
+
+
+@torch.no_grad()
+def class_accuracy(video: Tensor, text: Tensor, labels: Tensor) -> Tensor:
+    """Return the top-1 accuracy in percent. video (B, E), text (C, E), labels (B,) int64"""
+    right = (video @ text.T).argmax(dim=-1) == labels
+    return distributed_mean(100 * right.sum(), torch.tensor(len(labels), device=labels.device))
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def test_videos_are_held_out_of_each_class_and_tested_on_once(folder, tmp_path, 
     assert list(result.metrics) == ["test"]
     shown = [message for message in reporter.messages if message.startswith("step ")]
     assert len(shown) == 4
-    assert "step 2 of 8: train, held out top-1 " in shown[0]
+    assert "step 2 of 8: train, held out: top-1 " in shown[0]
     assert "loss" in shown[0]
     assert result.steps == 8
 
@@ -125,6 +125,13 @@ def test_what_makes_a_result_unreliable_is_said_first_and_last(folder, tmp_path)
     stored = json.loads((tmp_path / "run/result.json").read_text())
     assert [warning for warning in stored["warnings"] if "share content" in warning]
     assert stored["steps"] == 8  # of settings and of epochs, the least steps that are given hold
+
+
+def test_the_first_line_counts_recordings_where_names_tell_them(folder, tmp_path, reporter):
+    for number, video in enumerate(sorted((folder / "train").glob("fish*/*.mp4"))):
+        video.rename(video.with_name(f"{'pond' if number < 3 else 'sea'}_part{number}.mp4"))
+    train(recipe(folder), tmp_path / "run", resume=False, reporter=reporter)
+    assert "11 to train on; 4 held out for validation (whole recordings, of 12); 6" in reporter.messages[0]
 
 
 def test_epochs_that_are_given_count_alone(folder, tmp_path):

@@ -203,7 +203,7 @@ def _evaluate_between(
     if best and is_between:
         _save_model(trainer, run_dir, run_dir.path / BEST, num_averaged=0)
     run_dir.append_metrics({"step": step, "epoch": trainer.schedule.epoch(step), "evaluation": found})
-    shown = "; ".join(f"{split} {_shown(metrics)}" for split, metrics in found.items())
+    shown = "; ".join(f"{split}: {_shown(metrics)}" for split, metrics in found.items())
     reporter.message(
         f"step {step} of {trainer.schedule.total_steps}: {shown}{', the best so far' if best else ''}"
     )

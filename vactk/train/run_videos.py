@@ -93,8 +93,9 @@ def _use(videos: RunVideos, dataset: Dataset, origin: str) -> str:
     classes = f", {len(train.classes)} classes" if train.classes else ""
     uses = [f"{len(train.records):,} to train on"]
     if held_out is not None:
-        num_recordings = len(set(recordings_of(held_out)))
-        pieces = f" ({num_recordings} recordings)" if num_recordings < len(held_out.records) else ""
+        both = replace(train, records=(*train.records, *held_out.records))
+        num_recordings = len(set(recordings_of(both)))
+        pieces = f" (whole recordings, of {num_recordings:,})" if num_recordings < len(both.records) else ""
         uses.append(f"{len(held_out.records):,} held out for validation{pieces}")
     for split in videos.test:
         of = ", a fifth of each class" if dataset.derived else ""

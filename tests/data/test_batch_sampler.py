@@ -62,3 +62,20 @@ def test_derived_seeds_differ_by_every_part():
     seeds = {derive_seed(*parts) for parts in [(0, 0), (0, 1), (1, 0), (0,), (0, 0, 1), (1, 1)]}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), sizes, st.integers(0, 20))
+def test_classes_are_drawn_equally_often_and_their_videos_too(labels, batch_size, start):
+    steps = start + -(-6 * len(labels) // batch_size)
+    whole = batches(len(labels), batch_size, 0, steps, labels=labels)
+    assert batches(len(labels), batch_size, start, steps, labels=labels) == whole[start:]
+    keys = [key for batch in whole for key in batch]
+    assert len(set(keys)) == len(keys)  # no video is read twice with the same crop
+    classes = len(set(labels))
+    rounds = len(keys) // classes
+    drawn = Counter(labels[index] for _, index in keys[: rounds * classes])
+    assert set(drawn.values()) == {rounds}
+    for label in set(labels):
+        own = Counter(index for _, index in keys if labels[index] == label)
+        if len(own) == labels.count(label):
+            assert max(own.values()) - min(own.values()) <= 1

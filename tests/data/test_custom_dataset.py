@@ -41,6 +41,34 @@ def test_what_is_held_out_does_not_depend_on_the_folder(tmp_path):
     assert len(labels(one)) == 2  # a class with one video is trained on
 
 
+def test_pieces_of_a_recording_are_not_tested_on_what_was_trained_on(tmp_path):
+    names = [f"{label}/{video}_part{n}.mp4" for label in ("a", "b") for video in "uvwxy" for n in range(4)]
+    dataset = find_dataset(str(make(tmp_path, *(name.replace("/", f"/{name[0]}") for name in names))))
+    assert dataset.derived
+    train, test = ({name.split("_")[0] for name in labels(dataset.load(s))} for s in ("train", "test"))
+    assert (len(train), len(test)) == (8, 2)
+    assert not train & test
+
+
+def test_a_lone_training_folder_is_split_and_a_validation_folder_beside_a_test_one_is_kept(tmp_path):
+    lone = make(tmp_path / "lone", *(f"train/{label}/{label}{n}.mp4" for label in "ab" for n in range(5)))
+    dataset = find_dataset(str(lone))
+    assert (dataset.train_split, dataset.eval_splits, dataset.validation_split) == ("train", ("test",), "")
+    train, test = (labels(dataset.load(split)) for split in ("train", "test"))
+    assert (len(train), len(test), len({*train} & {*test})) == (8, 2, 0)
+    three = find_dataset(str(make(tmp_path / "three", "train/a/1.mp4", "valid/a/2.mp4", "test/a/3.mp4")))
+    assert (three.eval_splits, three.validation_split, three.derived) == (("test",), "valid", False)
+
+
+def test_what_is_there_to_test_on_is_not_trained_on(tmp_path):
+    dataset = find_dataset(str(make(tmp_path, "test/run/1.mp4", "test/jump/2.mp4")))
+    assert len(dataset.load("test").records) == 2
+    with pytest.raises(
+        VactkError, match="has no videos to train on, only 'test' to test on: name some 'train'"
+    ):
+        dataset.load(dataset.train_split)
+
+
 def test_folders_of_splits(tmp_path):
     make(tmp_path, "train/run/1.mp4", "train/jump/2.mp4", "val/run/3.mp4", "val/jump/4.mp4")
     dataset = find_dataset(str(tmp_path))

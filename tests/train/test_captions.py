@@ -173,7 +173,7 @@ def test_the_best_weights_on_held_out_videos_are_kept_and_the_result_says_so(lis
     def score(found):
         key = json.dumps(found, sort_keys=True)
         known.setdefault(key, next(scores) if key not in known else 0)
-        return known[key]
+        return known[key], 0.0
 
     monkeypatch.setattr(runs, "_score", score)
     full = recipe(
@@ -183,13 +183,13 @@ def test_the_best_weights_on_held_out_videos_are_kept_and_the_result_says_so(lis
     evaluations = [line for line in metrics(tmp_path / "run") if "evaluation" in line]
     assert [list(line["evaluation"]) for line in evaluations] == [
         ["train, held out"]
-    ] * 4  # never the test set
+    ] * 4  # the last one too, and never the test set
     assert result.chosen["step"] == evaluations[1]["step"]
     assert result.chosen["by"] == "text-to-video R@1 on captions.jsonl/train, held out"
     best, kept = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("best", "model"))
     assert all(torch.equal(best[name], kept[name]) for name in best)
-    assert result.videos["trained"]["num_videos"] == 13
-    assert result.videos["held_out"]["num_videos"] == 5
+    assert result.videos["trained"]["num_videos"] == 12  # three recordings by their names, of six pieces
+    assert result.videos["held_out"]["num_videos"] == 6
     assert [videos["split"] for videos in result.videos["tested"]] == ["captions.jsonl/test"]
     again = invoke("retrieve", "--evaluate", "--dataset", listed, "--split", "test", "--workers", 0, "--json",
                    "--checkpoint", tmp_path / "run")  # fmt: skip

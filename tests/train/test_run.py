@@ -48,7 +48,9 @@ def test_a_run_ends_with_a_model_its_numbers_and_its_settings(tmp_path, quick_re
     model = load_model(tmp_path / "run")
     assert model.heads.classes == ("star moving left", "star moving right", "fish moving left")
     assert model.info["step"] == 8
-    assert "parameters are trained" in reporter.messages[0]
+    uses = ("15 to train on", "6 for the test at the end (seen)", "4 for the test at the end (unseen)")
+    assert reporter.messages[0] == f"25 videos, 3 classes: {'; '.join(uses)}"
+    assert "parameters are trained" in reporter.messages[1]
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6])

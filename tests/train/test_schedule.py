@@ -32,3 +32,25 @@ def test_runs_that_are_shorter_than_their_intervals_save_and_evaluate_at_the_end
     assert schedule.total_steps == 1
     assert schedule.saves(1)
     assert not schedule.evaluates(1)
+
+
+def test_few_videos_take_more_epochs_and_shares_of_the_run_stay_shares(quick_recipe):
+    settings = ("run.min_steps=100", "run.evaluations=4", "run.save_every=0", "optim.warmup_share=0.1")
+    schedule = TrainSchedule(quick_recipe(*settings), num_videos=16)
+    assert (schedule.total_steps, schedule.warmup_steps) == (100, 10)
+    steps = range(1, 101)
+    assert [step for step in steps if schedule.evaluates(step)] == [20, 40, 60, 80]
+    assert [step for step in steps if schedule.saves(step)] == [20, 40, 60, 80, 100]
+    many = TrainSchedule(quick_recipe(*settings), num_videos=1600)
+    assert (many.total_steps, many.warmup_steps) == (800, 80)  # 2 epochs of batches of 4
+
+
+def test_averages_end_with_the_last_of_the_least_steps(quick_recipe):
+    recipe = quick_recipe("run.min_steps=100", "average.every_epochs=10")
+    assert TrainSchedule(recipe, num_videos=16).averaged_steps == {40, 80, 100}
+
+
+def test_larger_towers_take_smaller_steps(quick_recipe):
+    recipe = quick_recipe("optim.lr=1e-4", "optim.base_tower_size=9216", "optim.warmup_epochs=0")
+    rates = [TrainSchedule(recipe, 16, size).lr(0) for size in (9216, 64 * 3, 1024 * 24)]
+    assert rates == pytest.approx([1e-4, 4.8e-3, 3.75e-5])

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Display:
         )
         self._tasks: dict[str, bars.TaskID] = {}
         self._printed_s = 0.0
+        self._first_step: tuple[int, float] | None = None  # and its time, in seconds
 
     def __enter__(self) -> Display:
         self._draw_bars(True)
@@ -84,14 +86,28 @@ class Display:
         return lambda done, total: self._show(what, done, total, "")
 
     def step(self, step: int, total_steps: int, epoch: float, values: dict[str, float]) -> None:
-        """Update the training bar: losses, videos per second, share of time spent waiting for data."""
+        """Update the training bar: losses, learning rate, videos per second, share of time waiting for data."""
         rates = ("lr", "grad_norm", "videos_per_s", "data_wait")
-        losses = " ".join(f"{name} {value:.3f}" for name, value in values.items() if name not in rates)
+        losses = " ".join(
+            f"{name} {value:.0f}%" if name.endswith("accuracy") else f"{name} {value:.3f}"
+            for name, value in values.items()
+            if name not in rates
+        )
         note = (
-            f"epoch {epoch:.1f}  {losses}  {values['videos_per_s']:.1f} videos/s  "
-            f"waiting {100 * values['data_wait']:.0f}%"
+            f"epoch {epoch:.1f}  {losses}  lr {values['lr']:.2g}  {values['videos_per_s']:.1f} videos/s  "
+            f"waiting {100 * values['data_wait']:.0f}%{self._time_left(step, total_steps)}"
         )
         self._show("training", step, total_steps, note)
+
+    def _time_left(self, step: int, total_steps: int) -> str:
+        """Return the time that the other steps will take, for logs without a bar that shows it."""
+        now = time.monotonic()
+        self._first_step = self._first_step or (step, now)
+        first, started = self._first_step
+        if self.console.is_terminal or step == first:
+            return ""
+        left_s = round((now - started) / (step - first) * (total_steps - step))
+        return f"  {timedelta(seconds=left_s)} left"
 
     def _draw_bars(self, on: bool) -> None:
         if self.console.is_terminal:  # elsewhere rich prints an empty line

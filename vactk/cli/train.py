@@ -90,7 +90,7 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         chosen = options.read_settings(command, locals())
         if resume and output is None:
             raise VactkError("--resume requires --output FOLDER, the run to continue")
-        full_recipe = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
+        full_recipe, origin = _resolve(recipe or _resumed(output, resume), chosen, settings or [], family)
         folder = output or Path(
             "runs", f"{_short_name(full_recipe.dataset)}-{time.strftime('%Y%m%d-%H%M%S')}"
         )
@@ -98,7 +98,7 @@ def training_command(family: str, description: str) -> Callable[..., None]:
         from vactk.train.run import train as run
 
         with Display() as display:
-            result = run(full_recipe, folder, resume=resume, reporter=display)
+            result = run(full_recipe, folder, resume=resume, reporter=display, origin=origin)
         if json:
             print_json(dataclasses.asdict(result))
         else:
@@ -153,19 +153,30 @@ def _resumed(output: Path | None, resume: bool) -> str | None:
     return str(config) if config is not None and config.exists() else None
 
 
-def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str) -> Recipe:
-    """Merge the recipe, then options, then key=value; --checkpoint determines the model."""
+def _resolve(
+    recipe: str | None, chosen: dict[str, Any], settings: list[str], family: str
+) -> tuple[Recipe, str]:
+    """Merge the recipe, then options, then key=value; --checkpoint determines the model.
+
+    Also returns where the recipe comes from. Epochs that are given count alone, without the recipe's least steps.
+    """
     from vactk.data.datasets import find_dataset
 
     overrides = parse_overrides(settings)
     name = chosen.get("dataset") or overrides.get("dataset")
+    origin = f"recipe {recipe}"
     if recipe is None:
         if not name:
             raise VactkError("no dataset: pass --dataset NAME, such as --dataset shapes, or --recipe")
-        recipe = getattr(find_dataset(str(name)), family)
+        dataset = find_dataset(str(name))
+        recipe = getattr(dataset, family)
+        origin = f"recipe {recipe}, the default for {'your own videos' if dataset.own else name}"
     elif name:
         find_dataset(str(name))
     values = read_recipe(recipe)
+    given = merge(chosen, overrides)
+    if "epochs" in given.get("run", {}) and "run" in values:
+        values["run"].pop("min_steps", None)
 
     from vactk.train.recipe import Recipe
 
@@ -181,7 +192,7 @@ def _resolve(recipe: str | None, chosen: dict[str, Any], settings: list[str], fa
             f"dataset '{full.dataset}' has no classes to train on: every video needs a label; to train on "
             "captions, use a recipe such as --recipe adapters-msrvtt"
         )
-    return full
+    return full, origin
 
 
 def _short_name(dataset: str) -> str:
@@ -219,10 +230,13 @@ def _print(result: TrainResult) -> None:
     if result.videos:  # runs of earlier versions do not say
         print_line(_uses(result))
     print_line(
-        f"{result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of the time waiting for data"
+        f"{result.steps} steps, {result.videos_per_s:.1f} videos/s, {100 * result.data_wait:.0f}% of the time "
+        "waiting for data"
     )
     if result.failed:
         print_line(
             f"{len(result.failed)} training videos could not be read: see {result.run_dir}/result.json"
         )
+    for warning in result.warnings:
+        print_line(f"warning: {warning}")
     print_line(f"checkpoint: {result.checkpoint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,7 +26,8 @@ def num_steps(num_records: int, batch_size: int, epochs: float) -> int:
 class TrainBatches(Sampler[list[Key]]):
     """Endless shuffled passes over the records, split into batches; batch k does not depend on earlier ones.
 
-    A batch may span two passes, so that every record comes once per pass whatever the batch size. Each batch of
+    A batch may span two passes, so that every record comes once per pass whatever the batch size. With `labels`,
+    the classes take turns in rounds of a random order, each with endless passes over its own records. Each batch of
     `batch_size` is split into `micro_batches` (gradient accumulation) of equal shares for `world` processes; the
     share of process `rank` is what is yielded, one list per micro-batch.
     """
@@ -41,7 +42,9 @@ class TrainBatches(Sampler[list[Key]]):
         rank: int = 0,
         world: int = 1,
         micro_batches: int = 1,
+        labels: Sequence[int] | None = None,
     ) -> None:
+        """`labels`: the records' classes, to be drawn equally often."""
         if batch_size % (world * micro_batches):
             raise ValueError(
                 f"batch size {batch_size} is not divisible by {world} processes x {micro_batches} micro-batches"
@@ -53,7 +56,9 @@ class TrainBatches(Sampler[list[Key]]):
         self.rank = rank
         self.world = world
         self.micro_batches = micro_batches
-        self._order = lru_cache(maxsize=2)(self._shuffled)
+        classes = sorted(set(labels or ()))
+        self._members = [[i for i, own in enumerate(labels or ()) if own == label] for label in classes]
+        self._order = lru_cache(maxsize=2 * (len(classes) + 1))(self._shuffled)
 
     def __len__(self) -> int:
         return len(self.steps) * self.micro_batches
@@ -66,8 +71,15 @@ class TrainBatches(Sampler[list[Key]]):
                 yield [self._key(position) for position in range(start, start + size)]
 
     def _key(self, position: int) -> Key:
-        epoch, offset = divmod(position, self.num_records)
-        return epoch, int(self._order(epoch)[offset])
+        if not self._members:
+            epoch, offset = divmod(position, self.num_records)
+            return epoch, int(self._order(self.num_records, epoch)[offset])
+        turn, place = divmod(position, len(self._members))
+        number = int(self._order(len(self._members), turn)[place])
+        members = self._members[number]
+        epoch, offset = divmod(turn, len(members))
+        return epoch, members[int(self._order(len(members), epoch, number)[offset])]
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(derive_seed(self.seed, epoch)).permutation(self.num_records)
+    def _shuffled(self, count: int, *parts: int) -> np.ndarray:
+        """Return the numbers below `count` in an order that depends on the seed and `parts`."""
+        return np.random.default_rng(derive_seed(self.seed, *parts)).permutation(count)

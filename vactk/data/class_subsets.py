@@ -10,8 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 
 from vactk.data.annotations.classes import known_classes, match_key
+from vactk.data.recordings import choose_held_out, recordings
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
+
+MIN_TO_SHARE = 3  # videos of a class from which some can be held out
 
 
 def random_halves(num_classes: int, draws: int, seed: int) -> list[tuple[int, ...]]:
@@ -64,14 +67,29 @@ def with_classes(videos: VideoSet, chosen: Collection[int]) -> VideoSet:
 
 
 def hold_out(videos: VideoSet, share: float, seed: int) -> tuple[VideoSet, VideoSet]:
-    """Return the videos but a share of them, sampled with `seed`, and that share: at least one video."""
-    count = max(1, round(share * len(videos.records)))
-    order = torch.randperm(len(videos.records), generator=torch.Generator().manual_seed(seed)).tolist()
-    rest, held = (
-        dataclasses.replace(videos, records=tuple(videos.records[index] for index in sorted(chosen)))
-        for chosen in (order[count:], order[:count])
+    """Return the videos but a share of each class, sampled with `seed`, and that share: whole recordings.
+
+    Classes with fewer than MIN_TO_SHARE videos keep all of theirs.
+    """
+    labels = [record.label for record in videos.records]
+    wanted = {
+        label: max(1, round(share * count)) if count >= MIN_TO_SHARE else 0
+        for label, count in Counter(labels).items()
+    }
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = choose_held_out(labels, recordings_of(videos), wanted, order)
+    rest, kept = (
+        dataclasses.replace(
+            videos, records=tuple(r for index, r in enumerate(videos.records) if (index in held) == is_held)
+        )
+        for is_held in (False, True)
     )
-    return rest, dataclasses.replace(held, split=f"{videos.split}, held out")
+    return rest, dataclasses.replace(kept, split=f"{videos.split}, held out")
+
+
+def recordings_of(videos: VideoSet) -> list[str]:
+    """Return the recording that each record belongs to."""
+    return recordings([str(r.video) for r in videos.records], [r.label for r in videos.records])
 
 
 def sample_shots(videos: VideoSet, shots: int, seed: int) -> VideoSet:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,13 +13,15 @@ from vactk.data.annotations.entries import AnnotationEntry, Annotations, is_numb
 from vactk.data.annotations.lists import LIST_SUFFIXES, read_list
 from vactk.data.file_tree import FileTree
 from vactk.data.match_files import match_entries
+from vactk.data.recordings import choose_held_out, recordings
 from vactk.data.records import VideoSet
 from vactk.errors import VactkError
 
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing", "val", "valid", "validation", "validate", "eval")
+VAL_NAMES = ("val", "valid", "validation", "validate")
+TEST_NAMES = ("test", "testing", *VAL_NAMES, "eval")
 CLASS_TABLES = ("classes.txt", "classes.csv", "labels.txt", "labels.csv", "classInd.txt", "classes.json")
-HELD_OUT = 5  # without a test split, one in this many videos of each class is held out
+HELD_OUT = 5  # without a test split, one in this many videos of each class is kept for testing
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,12 @@ class CustomDataset:
     def test(self) -> str | None:
         """The test split: the one so named, else the fifth that `train` leaves."""
         named = next((n for test in TEST_NAMES for n in self.splits if n.lower() == test), None)
-        if named or any(name.lower() in TRAIN_NAMES for name in self.splits):
-            return named
-        return "test" if self._share(held_out=True) else None
+        return named or ("test" if self._share(held_out=True) else None)
+
+    @property
+    def validation(self) -> str | None:
+        """The split that is named so, where there is one for testing too."""
+        return next((n for n in self.splits if n.lower() in VAL_NAMES and n != self.test), None)
 
     @property
     def splits(self) -> dict[str, tuple[AnnotationEntry, ...]]:
@@ -69,19 +76,22 @@ class CustomDataset:
             return self.splits[split]
         if split == "all":
             return self.annotations.entries
+        if self.test in self.splits:
+            raise VactkError(
+                f"'{self.path}' has only '{self.test}' videos, none to train on: name some '{TRAIN_NAMES[0]}'"
+            )
         return self._share(held_out=split == "test")
 
     def _share(self, *, held_out: bool) -> tuple[AnnotationEntry, ...]:
-        """Return every fifth video of each class, in the order of their names' hashes, or all the others."""
-        by_class: dict[str, list[AnnotationEntry]] = {}
-        for entry in self.annotations.entries:
-            by_class.setdefault(match_key(entry.label or ""), []).append(entry)
-        chosen = set()
-        for entries in by_class.values():
-            shuffled = sorted(entries, key=lambda e: hashlib.sha256(e.video.encode()).hexdigest())
-            few = len(shuffled) < HELD_OUT
-            chosen |= set(shuffled[1:2] if few else shuffled[HELD_OUT - 1 :: HELD_OUT])
-        return tuple(entry for entry in self.annotations.entries if (entry in chosen) == held_out)
+        """Return a fifth of each class, whole recordings in the order of their names' hashes, or all the others."""
+        entries = self.annotations.entries
+        labels = [match_key(entry.label or "") for entry in entries]
+        groups = recordings([entry.video for entry in entries], labels)
+        wanted = {label: max(1, count // HELD_OUT) for label, count in Counter(labels).items()}
+        hashes = [hashlib.sha256(entry.video.encode()).hexdigest() for entry in entries]
+        order = sorted(range(len(entries)), key=lambda index: hashes[index])
+        chosen = choose_held_out(labels, groups, wanted, order)
+        return tuple(entry for index, entry in enumerate(entries) if (index in chosen) == held_out)
 
 
 def is_custom_dataset(name: str) -> bool:
@@ -96,13 +106,13 @@ def open_custom_dataset(path: Path) -> CustomDataset:
     Raises VactkError where it is neither, holds no videos, or has classes of the same name.
     """
     if path.is_dir():
-        return CustomDataset(path, path, _read_folder(path))
+        return CustomDataset(path, path, _with_a_test_part(_read_folder(path)))
     if not path.exists():
         raise VactkError(
             f"there is no folder or list '{path}': name one with a folder per class, or a list of paths and labels"
         )
     found = read_list(path)
-    return CustomDataset(path, path.parent, _with_classes(path, found))
+    return CustomDataset(path, path.parent, _with_a_test_part(_with_classes(path, found)))
 
 
 def _read_folder(root: Path) -> Annotations:
@@ -131,6 +141,13 @@ def _read_folder(root: Path) -> Annotations:
         splits={name: tuple(entries) for name, entries in splits.items()},
         problems=tuple(f"'{root}' has a class without videos: '{name}'" for name in empty),
     )
+
+
+def _with_a_test_part(found: Annotations) -> Annotations:
+    """Return a lone training split as a list without splits, a part of which is then kept for testing."""
+    if any(name.lower() not in TRAIN_NAMES for name in found.splits):
+        return found
+    return dataclasses.replace(found, splits={"all": found.entries})
 
 
 def _with_classes(path: Path, found: Annotations) -> Annotations:

@@ -38,6 +38,9 @@ class Dataset:
     test_split: str  # default split of zero-shot evaluation
     retrieval_split: str = ""  # default split of retrieval; empty: the test split
     labelled: bool = True  # False: captions, no classes
+    own: bool = False  # the user's folder or list
+    validation_split: str = ""  # of evaluations during training; empty: held out of the training videos
+    derived: bool = False  # the test split is a part of the training videos, which names no split
     finetune_recipe: str = "openvclip-k400"  # default fine-tuning recipe
 
 
@@ -78,10 +81,13 @@ def _user_dataset(path: Path) -> Dataset:
         load=load,
         train_split=data.train,
         eval_splits=(data.test,) if data.test else (),
-        recipe="m2clip-hmdb51" if labelled else "adapters-msrvtt",
+        recipe="own-videos" if labelled else "adapters-msrvtt",
         test_split=data.test if data.test in data.splits else "all",
         labelled=labelled,
-        finetune_recipe="openvclip-k400" if labelled else "clip4clip-msrvtt",
+        finetune_recipe="own-videos-finetune" if labelled else "clip4clip-msrvtt",
+        own=True,
+        validation_split=data.validation or "",
+        derived=data.test is not None and data.test not in data.splits,
     )
 
 

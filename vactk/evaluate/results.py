@@ -23,7 +23,7 @@ class SplitResult:
     num_classes: int
     num_videos: int  # that the accuracies are taken over
     num_unreadable: int
-    accuracy: dict[str, dict[str, float]]  # answer -> {"top1", "top5"}
+    accuracy: dict[str, dict[str, float]]  # answer -> {"top1", "top5", "loss"}
 
     def to_json(self, by: str) -> dict[str, Any]:
         """Return the counts, and the accuracies of the answer `by`."""

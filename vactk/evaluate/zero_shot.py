@@ -124,16 +124,19 @@ def _split_result(
     labels = torch.tensor([numbers[_label(videos, index)] for index in read], dtype=torch.long)
     num_videos = len(split.records) if unreadable == "wrong" else len(read)
     accuracy = {
-        answer: _topk(values[[rows[index] for index in read]] if read else values, labels, num_videos)
+        answer: _measures(values[[rows[index] for index in read]] if read else values, labels, num_videos)
         for answer, values in split_probabilities(scores, split).items()
     }
     return SplitResult(split.name, len(split.classes), num_videos, len(split.records) - len(read), accuracy)
 
 
-def _topk(probabilities: Tensor, labels: Tensor, num_videos: int) -> dict[str, float]:
+def _measures(probabilities: Tensor, labels: Tensor, num_videos: int) -> dict[str, float]:
+    """Return top-1 and top-5, and the mean cross-entropy of the videos that could be read."""
     if not len(labels):
-        return {"top1": 0.0, "top5": 0.0}
-    return {f"top{k}": topk_accuracy(probabilities, labels, k, num_videos=num_videos) for k in (1, 5)}
+        return {"top1": 0.0, "top5": 0.0, "loss": 0.0}
+    own = probabilities.gather(1, labels[:, None]).clamp(min=torch.finfo(probabilities.dtype).tiny)
+    accuracy = {f"top{k}": topk_accuracy(probabilities, labels, k, num_videos=num_videos) for k in (1, 5)}
+    return {**accuracy, "loss": float(-own.log().mean())}
 
 
 def _label(videos: VideoSet, index: int) -> int:

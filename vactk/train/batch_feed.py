@@ -5,14 +5,31 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from vactk.data.batch_sampler import TrainBatches
+from vactk.data.records import Record
 from vactk.data.video_dataset import Batch, VideoDataset, train_loader
 from vactk.distributed import Accelerator, gather_object, on_any_process
 from vactk.interrupt import Stopped
 from vactk.train.recipe import RunConfig
+
+UNEVEN = (
+    1.5  # ratio of the largest class to the smallest above which run.balance=auto draws them equally often
+)
+
+
+def drawn_equally(records: Sequence[Record], balance: str) -> list[int] | None:
+    """Return the records' classes where `balance` draws them equally often, None where it does not."""
+    labels = [record.label for record in records if record.label is not None]
+    counts = Counter(labels).values()
+    uneven = bool(labels) and max(counts) > UNEVEN * min(counts)
+    return (
+        labels
+        if len(labels) == len(records) and (balance == "always" or (balance == "auto" and uneven))
+        else None
+    )
 
 
 @dataclass
@@ -36,6 +53,7 @@ class BatchFeed:
         self.dataset = dataset
         self.run = run
         self.accelerator = accelerator
+        self.labels = drawn_equally(dataset.records, run.balance)
         self.throughput = Throughput()
         self.notes: Counter[str] = Counter()  # what had to be chosen in reading videos, and how often
 
@@ -52,6 +70,7 @@ class BatchFeed:
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             micro_batches=micro_batches,
+            labels=self.labels,
         )
         with contextlib.closing(iter(train_loader(self.dataset, sampler))) as batches:
             for _ in range(len(sampler)):

@@ -25,6 +25,8 @@ class OptimConfig:
         1e-3  # peak learning rate for batches of base_batch_size videos, scaled linearly to other sizes
     )
     base_batch_size: int = 256  # 0: lr is not scaled
+    # width x blocks of the vision tower that lr is meant for (ViT-B: 9216), scaled inversely to others; 0: not
+    base_tower_size: int = 0
     text_lr_factor: float = 0.5  # learning-rate factor of everything trained in the text tower
     tower_lr_factor: float = 1.0  # learning-rate factor of CLIP's own weights, where they are trained
     layer_decay: float = 1.0  # learning-rate factor from each of CLIP's blocks to the one below it
@@ -33,6 +35,7 @@ class OptimConfig:
     weight_decay_on: Literal["matrices", "all_but_biases", "all_but_vectors"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
     warmup_epochs: float = 1.0
+    warmup_share: float = 0.0  # share of all steps that are the warm-up; 0: warmup_epochs decides
     warmup_start_factor: float = 0.01  # share of lr at the first step of the warm-up
     min_lr_factor: float = 0.0  # share of lr at the end of the cosine
     clip_grad_norm: float = 1.0  # maximum norm of all gradients together; 0: off
@@ -42,6 +45,8 @@ class OptimConfig:
             raise VactkError(f"lr must be above 0, got {self.lr}")
         if not 0 < self.layer_decay <= 1:
             raise VactkError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if not 0 <= self.warmup_share < 1:
+            raise VactkError(f"warmup_share must be a share of the steps below 1, got {self.warmup_share}")
         for name in ("warmup_start_factor", "min_lr_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise VactkError(f"{name} must be a share of lr from 0 to 1, got {getattr(self, name)}")
@@ -76,9 +81,13 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused or None)
 
 
-def peak_lr(config: OptimConfig, batch_size: int) -> float:
-    """Return the learning rate after warm-up for batches of `batch_size` videos."""
-    return config.lr * batch_size / config.base_batch_size if config.base_batch_size else config.lr
+def peak_lr(config: OptimConfig, batch_size: int, tower_size: int = 0) -> float:
+    """Return the learning rate after warm-up, for batches of `batch_size` and a vision tower of `tower_size`.
+
+    A step of AdamW changes what a block computes in proportion to its width, and a tower adds its blocks' changes.
+    """
+    lr = config.lr * batch_size / config.base_batch_size if config.base_batch_size else config.lr
+    return lr * config.base_tower_size / tower_size if config.base_tower_size and tower_size else lr
 
 
 def schedule(step: int, total_steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0) -> float:

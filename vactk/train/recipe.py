@@ -23,13 +23,19 @@ class RunConfig:
     """Settings of the training loop."""
 
     epochs: float = 10.0  # passes over the training videos
+    min_steps: int = 0  # optimiser steps to take at least, in more epochs if videos are few; 0: epochs decide
     batch_size: int = 32  # videos per optimiser step, over all processes
     accumulate: int = 1  # micro-batches per batch, one after another, to save memory
     eval_batch_size: int = 32  # videos per process
+    # draw each class equally often, not each video: "auto" does so where classes are uneven
+    balance: Literal["never", "always", "auto"] = "never"
     eval_every: float = 0.0  # epochs between evaluations; 0: only at the end
+    evaluations: int = 0  # evaluations between steps, evenly spaced; 0: eval_every decides
+    patience: int = 0  # evaluations without a better one after which training stops; 0: it goes on
     # weights to end with: "last", or "best" of those evaluated during training and the last, by held-out videos
     keep: Literal["last", "best"] = "last"
-    save_every: float = 1.0  # epochs between saved states, from which --resume continues
+    # epochs between saved states, from which --resume continues; 0: before evaluations and at the end alone
+    save_every: float = 1.0
     log_every: int = 1  # steps between lines of metrics.jsonl
     seed: int = 0
     precision: Precision = "fp32"
@@ -46,8 +52,10 @@ class RunConfig:
             raise VactkError("epochs, batch_size, accumulate and eval_batch_size must be above 0")
         if self.batch_size % self.accumulate:
             raise VactkError(f"batch_size {self.batch_size} is not divisible by accumulate={self.accumulate}")
-        if self.save_every <= 0 or self.log_every < 1:
-            raise VactkError("save_every and log_every must be above 0")
+        if self.save_every < 0 or self.log_every < 1:
+            raise VactkError("save_every must be at least 0, and log_every above 0")
+        if self.min_steps < 0 or self.evaluations < 0 or self.patience < 0:
+            raise VactkError("min_steps, evaluations and patience must be at least 0")
         if self.max_skipped < 0 or not 0 <= self.max_failed <= 1:
             raise VactkError("max_skipped must be at least 0, and max_failed a share from 0 to 1")
         if self.seed < 0:
@@ -61,7 +69,8 @@ class Recipe:
     dataset: str = ""  # name of a dataset, or the path of one's own
     data_root: str = ""  # folder of the dataset's files; empty: its default location
     shots: int = 0  # training videos per class, sampled with run.seed; 0: all
-    held_out: float = 0.0  # share of the training videos kept for evaluations during training, by run.seed
+    # share of each class's training videos kept for evaluations during training, whole recordings, by run.seed
+    held_out: float = 0.0
     start: str = ""  # a checkpoint to start from; empty: CLIP as it is
     descriptions: str = ""  # file with descriptions of the training videos: JSON lines, CSV or .pt
     templates: str = "video"  # prompts around class names: a named set, or a sentence with {} for the class
@@ -83,11 +92,15 @@ class Recipe:
             raise VactkError(
                 "run.keep=best chooses by held-out training videos: set held_out, such as to 0.05"
             )
+        if self.run.patience and self.run.keep != "best":
+            raise VactkError("run.patience counts evaluations since the best one: set run.keep=best")
         if self.task.needs_classes:
             return
         if self.shots:
             raise VactkError(f"shots are counted per class, and captions have none: shots={self.shots}")
-        if self.run.eval_every and not self.held_out:
+        if self.run.balance == "always":
+            raise VactkError("run.balance=always draws classes equally often, and captions have none")
+        if (self.run.eval_every or self.run.evaluations) and not self.held_out:
             raise VactkError(
                 "captions are evaluated during training on held-out videos, never on the test set: set held_out, "
                 "such as to 0.05, or run.eval_every=0"

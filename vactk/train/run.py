@@ -27,6 +27,7 @@ from vactk.train.fsdp import unshard_model
 from vactk.train.recipe import Recipe
 from vactk.train.run_dir import RunDir
 from vactk.train.run_videos import RunVideos, load_run_videos
+from vactk.train.run_warnings import chance_warnings, loss_warnings
 from vactk.train.setup import build_trainer
 from vactk.train.stability import Monitor, MoreMicroBatchesError, SkippedStep, deterministic
 from vactk.train.trainer import Trainer
@@ -53,14 +54,16 @@ class TrainResult:
     chosen: dict[str, Any] = field(
         default_factory=dict
     )  # "step" of the weights, and "by" what they were chosen
+    steps: int = 0  # taken, of all that were planned unless patience ended
+    warnings: list[str] = field(default_factory=list)  # reasons not to rely on the result
 
 
 class Interrupted(KeyboardInterrupt):
     """Raised once the state is saved after a signal; the message says how to continue."""
 
 
-def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> TrainResult:
-    """Train by `recipe` in the run folder `output`, and evaluate the result.
+def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter, origin: str = "") -> TrainResult:
+    """Train by `recipe` in the run folder `output`, and evaluate the result. `origin` names the recipe to the user.
 
     With `resume`, an unfinished run in `output` continues exactly from its last saved state, and a finished
     one returns its result. Raises VactkError; Interrupted once the state is saved after Ctrl-C or SIGTERM.
@@ -74,7 +77,7 @@ def train(recipe: Recipe, output: Path, *, resume: bool, reporter: Reporter) -> 
         if finished is not None:
             reporter.message(f"the run in '{output}' is finished")
             return TrainResult(**finished)
-        videos = load_run_videos(recipe, reporter)
+        videos = load_run_videos(recipe, reporter, origin)
         trainer = build_trainer(recipe, videos.train, run_dir, reporter)
         with interruptible():
             return _train_and_evaluate(trainer, videos, run_dir, reporter)
@@ -106,6 +109,8 @@ def _take_steps(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: 
     lacks_evaluation = run_dir.is_writer and start not in run_dir.evaluations()
     if schedule.evaluates(start) and on_any_process(lacks_evaluation, trainer.accelerator):
         _evaluate_between(trainer, videos, run_dir, reporter)
+    if schedule.evaluates(start) and _is_out_of_patience(trainer, run_dir):
+        return
     with contextlib.closing(trainer.steps()) as results:
         for result in results:
             step, epoch = result.step, schedule.epoch(result.step)
@@ -120,6 +125,12 @@ def _take_steps(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: 
                 run_dir.save_state(step, trainer.state.state_dict())
             if schedule.evaluates(step):
                 _evaluate_between(trainer, videos, run_dir, reporter)
+                if _is_out_of_patience(trainer, run_dir):
+                    reporter.message(
+                        f"stopped at step {step} of {schedule.total_steps}: {trainer.recipe.run.patience} "
+                        "evaluations without a better one (run.patience)"
+                    )
+                    return
 
 
 def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter) -> TrainResult:
@@ -141,6 +152,11 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
     for line in trainer.feed.note_lines():
         reporter.message(line)
     failed = trainer.progress.failed
+    losses = run_dir.losses() if run_dir.is_writer else []  # others might read a line half written
+    found = [*videos.warnings, *loss_warnings(broadcast_object(losses))]
+    if trainer.recipe.task.needs_classes:
+        for tested in videos.test:
+            found += chance_warnings(metrics[tested.split], tested)
     result = TrainResult(
         run_dir=str(run_dir.path),
         checkpoint=str(run_dir.checkpoint),
@@ -151,6 +167,8 @@ def _finish(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Repo
         skipped=trainer.progress.skipped,
         videos=videos.describe(),
         chosen=chosen,
+        steps=trainer.progress.step,
+        warnings=found,
     )
     if run_dir.is_writer:
         write_json(run_dir.result, asdict(result), indent=2)
@@ -175,14 +193,28 @@ def _report_skipped(trainer: Trainer, skipped: SkippedStep, run_dir: RunDir, rep
     reporter.message(f"{what} ({skipped.count} of {allowed} allowed); its videos are in '{run_dir.skipped}'")
 
 
-def _evaluate_between(trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter) -> None:
-    """Evaluate between steps, keep the weights where they are the best so far, and write it to metrics.jsonl."""
-    step = trainer.progress.step
-    model = unshard_model(trainer.model, trainer.accelerator)
-    found = _evaluate(trainer, model, videos.during, reporter)
-    if trainer.recipe.run.keep == "best" and _score(found) > _best(run_dir)[0]:
+def _evaluate_between(
+    trainer: Trainer, videos: RunVideos, run_dir: RunDir, reporter: Reporter, model: VideoModel | None = None
+) -> dict[str, Any]:
+    """Evaluate after a step and write it to metrics.jsonl; keep the weights where they are the best so far.
+
+    `model` holds the weights after the last step, averaged where they are; without it, it is a step between.
+    """
+    step, is_between = trainer.progress.step, model is None
+    if not videos.during:
+        return {}
+    found = _evaluate(
+        trainer, model or unshard_model(trainer.model, trainer.accelerator), videos.during, reporter
+    )
+    best = trainer.recipe.run.keep == "best" and _score(found) > _best(run_dir)[0]
+    if best and is_between:
         _save_model(trainer, run_dir, run_dir.path / BEST, num_averaged=0)
     run_dir.append_metrics({"step": step, "epoch": trainer.schedule.epoch(step), "evaluation": found})
+    shown = "; ".join(f"{split}: {_shown(metrics)}" for split, metrics in found.items())
+    reporter.message(
+        f"step {step} of {trainer.schedule.total_steps}: {shown}{', the best so far' if best else ''}"
+    )
+    return found
 
 
 def _choose(
@@ -197,8 +229,9 @@ def _choose(
         average = trainer.average
         by = "the last step" if average is None else f"{average.count} steps, averaged"
         return {"step": step, "by": by}
-    score = _score(_evaluate(trainer, model, [videos.held_out], reporter))
-    best_score, best_step = _best(run_dir)
+    best_score, best_step = _best(run_dir, before=step)
+    known = run_dir.evaluations().get(step, {}) if run_dir.is_writer and trainer.average is None else {}
+    score = _score(broadcast_object(known) or _evaluate_between(trainer, videos, run_dir, reporter, model))
     if best_score > score:
         step, score = best_step, best_score
         tensors = read_tensors(run_dir.path / BEST)
@@ -211,22 +244,42 @@ def _choose(
     return {
         "step": step,
         "by": f"{measure} on {videos.held_out.name}/{videos.held_out.split}",
-        "score": score,
+        "score": score[0],
     }
 
 
-def _best(run_dir: RunDir) -> tuple[float, int]:
-    """Return the highest score of the evaluations so far, and the step of the first that reached it."""
+Score = tuple[float, float]  # accuracy or recall, then the loss with its sign changed: the higher, the better
+
+
+def _best(run_dir: RunDir, before: float = math.inf) -> tuple[Score, int]:
+    """Return the highest score of the evaluations `before` a step, and the step of the first that reached it."""
     evaluations = run_dir.evaluations() if run_dir.is_writer else {}  # others might read a line half written
-    found = [(-_score(evaluation), step) for step, evaluation in evaluations.items()]
-    score, step = min(broadcast_object(found), default=(math.inf, 0))
-    return -score, step
+    found = [(_score(evaluation), -step) for step, evaluation in evaluations.items() if step < before]
+    score, step = max(broadcast_object(found), default=((-math.inf, 0.0), 0))
+    return score, -step
 
 
-def _score(found: dict[str, Any]) -> float:
-    """Return what evaluations of one held-out set are compared by: the higher, the better."""
+def _is_out_of_patience(trainer: Trainer, run_dir: RunDir) -> bool:
+    """Return whether too many evaluations came after the best one."""
+    patience = trainer.recipe.run.patience
+    if not patience:
+        return False
+    _, best_step = _best(run_dir)
+    later = sum(step > best_step for step in run_dir.evaluations()) if run_dir.is_writer else 0
+    return on_any_process(later >= patience, trainer.accelerator)
+
+
+def _score(found: dict[str, Any]) -> Score:
+    """Return what evaluations of one held-out set are compared by; of equal accuracies, the lower loss wins."""
     (metrics,) = found.values()
-    return float(metrics["t2v"]["R@1"] if "t2v" in metrics else metrics["top1"])
+    return float(metrics["t2v"]["R@1"] if "t2v" in metrics else metrics["top1"]), -metrics.get("loss", 0.0)
+
+
+def _shown(metrics: dict[str, Any]) -> str:
+    """Return an evaluation in a few words."""
+    if "t2v" in metrics:
+        return f"text-to-video R@1 {metrics['t2v']['R@1']:.1f}%"
+    return f"top-1 {metrics['top1']:.1f}%, loss {metrics['loss']:.3f}"
 
 
 def _evaluate(
@@ -246,7 +299,8 @@ def _evaluate(
         with at_once():
             if trainer.recipe.task.needs_classes:
                 scored = _score_classes(trainer, model, videos, progress)
-                found[videos.split] = summarize(scored.data, scored.scores).to_json()
+                metrics = summarize(scored.data, scored.scores).to_json()
+                found[videos.split] = {**metrics, "loss": metrics["draws"][0]["loss"]}
                 if evaluated is not None:
                     evaluated.append(scored)
             else:

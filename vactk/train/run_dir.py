@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -114,9 +114,15 @@ class RunDir:
 
     def evaluations(self) -> dict[int, dict[str, Any]]:
         """Return the evaluations in metrics.jsonl, by the number of steps that were done."""
+        return {line["step"]: line["evaluation"] for line in self._lines() if "evaluation" in line}
+
+    def losses(self) -> list[float]:
+        """Return the losses in metrics.jsonl, in the order of the steps."""
+        return [line["loss"] for line in self._lines() if "loss" in line]
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
         lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
-        found = map(settings.parse_json, lines)
-        return {line["step"]: line["evaluation"] for line in found if "evaluation" in line}
+        return map(settings.parse_json, lines)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

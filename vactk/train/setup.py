@@ -93,6 +93,8 @@ def build_trainer(recipe: Recipe, videos: VideoSet, run_dir: RunDir, reporter: R
     total_steps = trainer.schedule.total_steps
     if total_steps < FEW_STEPS:
         reporter.message(f"only {total_steps} steps in {recipe.run.epochs:g} epochs; raise --epochs for more")
+    if trainer.feed.labels is not None:
+        reporter.message("each class is drawn equally often (run.balance)")
     state = run_dir.load_state(reporter.message)
     if state is not None:
         trainer.state.load_state_dict(state)

@@ -71,7 +71,8 @@ class Trainer:
         self.message = message
         self.accelerator = _accelerator(recipe.run, logs)
         _check_batch_size(recipe.run, self.accelerator.num_processes)
-        self.schedule = TrainSchedule(recipe, len(dataset))
+        vision = model.video_clip.vision
+        self.schedule = TrainSchedule(recipe, len(dataset), vision.width * len(vision.blocks))
         self.progress = TrainProgress(micro_batches=recipe.run.accumulate)
         self.feed = BatchFeed(dataset, recipe.run, self.accelerator)
         self.modules = model.module_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from vactk.data.benchmarks import ALIASES, BENCHMARKS
 from vactk.data.custom_dataset import is_custom_dataset, open_custom_dataset
 from vactk.data.datasets import find_dataset
 from vactk.data.isolated_read import read_each
+from vactk.data.recordings import HMDB51_NAME, UCF101_NAME
 from vactk.data.records import Record, VideoSet
 from vactk.errors import VactkError
 from vactk.files.atomic import write_json, write_text
@@ -197,11 +197,6 @@ def read_excluded(path: Path) -> set[Path]:
     return {Path(line) for _, line in read_lines(path)}
 
 
-# HMDB51: film_CLASS_body_camera_people_view_quality_number; UCF101: v_CLASS_group_clip
-HMDB51_NAME = re.compile(r"(?P<start>.+)_[fhlu]_[cn]m_np\d+_(fr|ba|le|ri)_(goo|med|bad)_\d+", re.IGNORECASE)
-UCF101_NAME = re.compile(r"v_(?P<label>.+)_g\d+_c\d+", re.IGNORECASE)
-
-
 class Contradiction(NamedTuple):
     """A video whose name contradicts its listed class."""
 
@@ -231,7 +226,7 @@ def _named_class(record: Record, by_key: dict[str, str]) -> str | None:
         return by_key.get(match_key(ucf101["label"]))
     hmdb51 = HMDB51_NAME.fullmatch(name)
     if hmdb51:
-        words = hmdb51["start"].split("_")
+        words = hmdb51["recording"].split("_")
         counts = range(len(words), 0, -1)  # the longest first: kick_ball, ball
         ends = ("".join(words[-count:]) for count in counts)
         return next((by_key[match_key(end)] for end in ends if match_key(end) in by_key), None)

@@ -43,7 +43,7 @@ def test_help_says_what_a_command_does(command):
 
 def test_list_says_what_is_here_and_where_the_rest_comes_from(root):
     listed = {item["dataset"]: item for item in answer("list", "--data-root", root.parent)["datasets"]}
-    assert set(listed) == set(BENCHMARKS)
+    assert set(listed) == {*BENCHMARKS, "shapes"}
     assert listed["hmdb51"]["found"]
     assert listed["hmdb51"]["splits"]["train1"] == {"listed": 6, "on_disk": 6, "published": 3570}
     assert "hmdb51/ep1" in listed["hmdb51"]["protocols"]

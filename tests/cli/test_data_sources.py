@@ -61,11 +61,9 @@ def test_a_protocol_as_a_table(root):
     assert "note: test1 has 3 classes, published: 51" in shown
 
 
-def test_all_protocols_are_listed_with_published_numbers_in_80_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_all_protocols_are_listed_with_published_numbers():
     shown = run("zeroshot", "--protocol", "list").stdout
     assert all(f"│ {name} " in shown for name in protocols())
-    assert max(map(len, shown.splitlines())) <= 80
     assert "videos: 3 x 1,530" in shown
     assert "Open-VCLIP B/16: 53.2" in shown
     listed = answer("zeroshot", "--protocol", "list")["protocols"]

@@ -225,9 +225,7 @@ def test_a_folder_that_may_not_be_written(command, monkeypatch):
 
 
 def test_any_other_file_error_is_one_line_too(monkeypatch, tmp_path):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("a\nb\n")
     from pathlib import Path
 
-    monkeypatch.setattr(Path, "read_text", denied)
-    assert fails("zeroshot", tmp_path, "--labels", labels) == "Error: '/data/out': Permission denied"
+    monkeypatch.setattr(Path, "rglob", denied)
+    assert fails("zeroshot", tmp_path, "--labels", "a,b") == "Error: '/data/out': Permission denied"

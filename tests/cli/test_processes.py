@@ -53,7 +53,17 @@ def test_one_json_object_from_several_processes_equal_to_one(tiny):
 
 
 def test_an_error_of_the_user_is_told_once(tiny):
-    done = start("train", "--dataset", str(tiny), "--processes", "2", "run.batch_size=7", "--backbone", "toy")
+    done = start(
+        "train",
+        "--dataset",
+        str(tiny),
+        "--processes",
+        "2",
+        "--backbone",
+        "toy",
+        "run.batch_size=7",
+        "run.accumulate=2",
+    )
     output, errors = done.communicate(timeout=120)
     assert done.returncode == 1
     assert output == ""

@@ -38,7 +38,7 @@ def test_the_readme_section_runs(tmp_path):
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Library")[1]
     (code,) = re.findall(r"```python\n(.*?)```", section.split("\n## ")[0], flags=re.S)
     records = clips.load_shapes("unseen").records
-    for name, record in (("clip.mp4", records[0]), ("other.mp4", records[-1])):
+    for name, record in (("clip.mp4", records[0]), ("other.mp4", records[-1]), ("long.mp4", records[0])):
         Path(name).write_bytes(record.video.read_bytes())
     Path("broken.mp4").write_text("not a video")
     Path("runs/first").mkdir(parents=True)

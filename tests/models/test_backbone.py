@@ -119,7 +119,7 @@ def test_a_file_in_another_layout_is_refused(tmp_path):
 
 def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no retries: the answer at once
-    with pytest.raises(VactkError, match=r"cannot be downloaded .*--pretrained FILE, or try --backbone toy"):
+    with pytest.raises(VactkError, match=r"cannot be downloaded .*--pretrained FILE; --backbone toy is here"):
         load_backbone(BackboneConfig(name="ViT-B-16", pretrained="openai"))
 
 

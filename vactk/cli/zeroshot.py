@@ -169,7 +169,6 @@ def zeroshot(
             and checkpoint is None,
             "a dataset brings its own labels: leave out --labels": not videos and labels,
             "a protocol names its own splits: leave out --split": protocol and split,
-            "--output is a folder for the report of a --dataset or --protocol": videos and output,
             "--temporal says what another project's --checkpoint does not: name that file": temporal
             and checkpoint is None,
         }

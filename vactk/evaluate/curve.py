@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vactk.evaluate.pictures import BLUE, INK, RED, label_points, new_figure, save_figure, shortened, wilson
+from vactk.evaluate.pictures import BLUE, INK, RED, label_points, new_figure, save_figure, shortened
+from vactk.report.statistics import wilson
 
 BARS_BELOW = 5000  # videos: above that an interval is narrower than the markers
 
@@ -22,9 +23,8 @@ class SetCurve(NamedTuple):
         """Return how far the 95 % intervals reach below and above; None for a large set."""
         if self.num_videos >= BARS_BELOW:
             return None
-        ends = [wilson(value, self.num_videos) for value in self.top1]
-        pairs = list(zip(self.top1, ends, strict=True))
-        return [[value - low for value, (low, _) in pairs], [high - value for value, (_, high) in pairs]]
+        known = [wilson(round(value * self.num_videos / 100), self.num_videos) for value in self.top1]
+        return [[one.value - one.low for one in known], [one.high - one.value for one in known]]
 
 
 def draw_curve(

@@ -48,14 +48,6 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"...{text[3 - most :]}"
 
 
-def wilson(percent: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy in % over `count` videos (Wilson, JASA 22, 1927)."""
-    z, share = 1.96, percent / 100
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
 def label_points(
     axes: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], first: Iterable[int] = ()
 ) -> list[str]:

@@ -18,7 +18,7 @@ from vactk.export.formats import ExportConfig, export_model
 from vactk.models.backbone import BackboneConfig, load_backbone
 from vactk.models.temporal.adapters import FrameAdapterConfig, STAdapterConfig, TEDAdapterConfig
 from vactk.models.temporal.block import TemporalBlock
-from vactk.models.temporal.frame_attention import NeighbourAttentionConfig
+from vactk.models.temporal.frame_attention import NeighbourAttention, NeighbourAttentionConfig
 from vactk.models.text_tower import TextAdapterConfig
 
 OPEN_CLIP, HUGGINGFACE = ExportConfig(format="open_clip"), ExportConfig(format="huggingface")
@@ -27,9 +27,9 @@ OPEN_CLIP, HUGGINGFACE = ExportConfig(format="open_clip"), ExportConfig(format="
 def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, inference, samples, tmp_path):
     model = small_model(temporal=NeighbourAttentionConfig())
     exported = export_model(model, tmp_path / "out", OPEN_CLIP, inference(), samples)
-    assert exported.notes == (
-        "attention over neighbouring frames has no weights: a plain CLIP sees frames apart",
-    )
+    left_out, told = exported.notes
+    assert left_out == "attention over neighbouring frames has no weights: a plain CLIP sees frames apart"
+    assert told.startswith("the mean of open_clip's embeddings of frames has a cosine of 0.99")
     theirs = open_clip.create_model(f"local-dir:{tmp_path / 'out'}")
     ours = open_model(tmp_path / "out")
     own = model.video_clip.backbone.state_dict()
@@ -42,6 +42,47 @@ def test_ours_to_open_clip_to_ours_is_bit_equal(small_model, inference, samples,
         theirs.encode_image(torch.ones(1, 3, 32, 32)),
         model.video_clip.backbone.encode_image(torch.ones(1, 3, 32, 32)),
     )
+
+
+@pytest.mark.parametrize("config", [OPEN_CLIP, HUGGINGFACE], ids=["open_clip", "huggingface"])
+def test_what_is_lost_without_attention_between_frames_is_told(
+    small_model, inference, samples, tmp_path, config
+):
+    model = small_model(temporal=NeighbourAttentionConfig())
+    (written,) = export_model(model, tmp_path / "out", config, inference(), samples).files
+    (views,) = samples.videos
+    with torch.no_grad():
+        expected = model.video_clip.encode_video(views)[0]
+        apart = torch.stack([model.video_clip.backbone.encode_image(frame[None])[0] for frame in views[0]])
+    cosine = float(torch.cosine_similarity(expected, apart.mean(dim=0), dim=0))
+    assert written.frames_apart.mean == written.frames_apart.lowest == pytest.approx(cosine, abs=1e-5)
+    assert cosine < 0.9999
+    assert (written.frames_apart.on, written.frames_apart.num_videos) == ("real", 1)
+    plain = export_model(small_model(), tmp_path / "plain", config, inference(), samples)
+    assert plain.files[0].frames_apart.is_exact
+    assert not any("cosine" in note for note in plain.notes)
+
+
+def test_the_card_has_the_results_of_what_transformers_reads(small_model, inference, samples, tmp_path):
+    model, own = small_model(temporal=NeighbourAttentionConfig()), inference()
+    own.source["results"] = [{"protocol": "shapes/seen", "top1": 84.7}]
+    measured = []
+
+    def measure(plain):
+        measured.append(plain)
+        return [{"protocol": "shapes/seen", "top1": 61.2}]
+
+    export_model(model, tmp_path / "out", HUGGINGFACE, own, samples, measure=measure)
+    card = (tmp_path / "out" / "README.md").read_text()
+    theirs, ours = card.split("As vactk reads it, with the video model's attention between frames:")
+    assert "top1 61.20" in theirs.split("As transformers reads it, a CLIP of single frames")[1]
+    assert "top1 84.70" in ours
+    assert not any(isinstance(block, NeighbourAttention) for block in measured[0].video_clip.temporal)
+    export_model(model, tmp_path / "unknown", HUGGINGFACE, own, samples)
+    assert "Not measured: `vactk export --dataset NAME` does." in (tmp_path / "unknown/README.md").read_text()
+    export_model(small_model(), tmp_path / "plain", HUGGINGFACE, own, samples, measure=measure)
+    assert "As transformers reads it" not in (tmp_path / "plain/README.md").read_text()
+    assert len(measured) == 1
 
 
 def test_adapters_that_do_not_fold_are_named(small_model, inference, samples, tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,20 +20,38 @@ from vactk.export.fold_to_clip import PlainCLIP, frames_apart, has_plain_form, p
 from vactk.export.graph_specs import Samples, build_graph_specs, cases_for
 from vactk.export.metadata import InferenceSpec, general_metadata, video_metadata
 from vactk.export.model_card import model_card
-from vactk.export.verify import Case, ExportedFile, Run, as_outputs, max_difference, refuse_wrong
+from vactk.export.verify import (
+    Agreement,
+    Case,
+    ExportedFile,
+    Run,
+    agreement,
+    as_outputs,
+    max_difference,
+    refuse_wrong,
+)
 from vactk.models.backbone import load_with_open_clip
+from vactk.models.video_clip import VideoCLIP, pool_frames
 from vactk.models.video_model import TOWERS, VideoModel
 from vactk.weights.hf_clip import name_for_huggingface, write_architecture
 from vactk.weights.hub_folder import HUGGINGFACE_CONFIG, OPEN_CLIP_CONFIG, PREPROCESSING
 
 OPEN_CLIP_WEIGHTS, HUGGINGFACE_WEIGHTS = "open_clip_model.safetensors", "model.safetensors"
 Result = tuple[tuple[ExportedFile, ...], tuple[str, ...]]  # the files, and notes
+Measure = Callable[[VideoModel], Sequence[Mapping[str, Any]]]  # a model's accuracies, for the card
 
 
 def export_open_clip(
-    model: VideoModel, folder: Path, inference: InferenceSpec, samples: Samples, tolerance: float
+    model: VideoModel,
+    folder: Path,
+    inference: InferenceSpec,
+    samples: Samples,
+    tolerance: float,
+    measure: Measure,
 ) -> Result:
     """A folder for `open_clip.create_model("local-dir:FOLDER")`, checked by open_clip itself.
+
+    It has no card: `measure` is not called.
 
     Raises VactkError as `plain_clip` does, and when the folder does not give what the model gives.
     """
@@ -66,17 +85,29 @@ def export_open_clip(
         (lambda x: (apart.encode_text(x),), _runner(loaded.encode_text), whole),
     ]
     written = _checked(OPEN_CLIP_WEIGHTS, "open_clip", sides, tolerance, (OPEN_CLIP_CONFIG,))
-    return (written,), plain.notes
+    near = agreement(
+        lambda views: _embed(model, model.video_clip, views),
+        lambda views: loaded.encode_image(views.flatten(0, 1)).unflatten(0, views.shape[:2]).mean(dim=1),
+        video,
+    )
+    notes = () if near.is_exact else (f"the mean of open_clip's embeddings of frames has {near}",)
+    return (replace(written, frames_apart=near),), (*plain.notes, *notes)
 
 
 def export_huggingface(
-    model: VideoModel, folder: Path, inference: InferenceSpec, samples: Samples, tolerance: float
+    model: VideoModel,
+    folder: Path,
+    inference: InferenceSpec,
+    samples: Samples,
+    tolerance: float,
+    measure: Measure,
 ) -> Result:
     """A folder with config.json, model.safetensors and a model card, for the hub's own tool to push.
 
     A plain CLIP is written as transformers' `CLIPModel`, with its tokenizer; vactk's own settings are in
     its configuration. Any other model is a whole vactk checkpoint. `open_model` reads both, and the folder
-    is checked with it. Raises VactkError when it does not give what the model gives.
+    is checked with it. A plain CLIP is also compared as transformers reads it, frames apart; where that differs,
+    `measure` gives the card its accuracies. Raises VactkError when the folder does not give what the model gives.
     """
     config = _transformers_config(model)
     if config is None:
@@ -95,9 +126,29 @@ def export_huggingface(
         for graph, other in zip(graphs, again, strict=True)
     ]
     written = _checked(HUGGINGFACE_WEIGHTS, "huggingface", sides, tolerance, (*more, "README.md"))
-    card = model_card(model, inference, written, notes, folder, is_transformers=config is not None)
+    apart: Sequence[Mapping[str, Any]] = ()
+    if config is not None:
+        near = _agreement_apart(model, loaded, sides[0][2])
+        written = replace(written, frames_apart=near)
+        if not near.is_exact:
+            notes = (*notes, f"the mean of transformers' embeddings of frames has {near}")
+            apart = measure(replace(loaded, video_clip=frames_apart(loaded)))
+    card = model_card(model, inference, written, notes, folder, apart)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return (written,), notes
+
+
+def _agreement_apart(model: VideoModel, loaded: VideoModel, cases: Sequence[Case]) -> Agreement:
+    apart = frames_apart(loaded)
+    return agreement(
+        lambda views: _embed(model, model.video_clip, views),
+        lambda views: _embed(model, apart, views),
+        cases,
+    )
+
+
+def _embed(model: VideoModel, clip: VideoCLIP, views: Tensor) -> Tensor:
+    return pool_frames(clip.video_features(views).frames, model.config.similarity)
 
 
 def _transformers_config(model: VideoModel) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vactk.errors import VactkError, pick
-from vactk.export.clip_folders import export_huggingface, export_open_clip
+from vactk.export.clip_folders import Measure, export_huggingface, export_open_clip
 from vactk.export.graph_specs import ENCODERS, Samples, build_graph_specs, cases_for
 from vactk.export.metadata import InferenceSpec
 from vactk.export.onnx_files import OPSETS, PRECISIONS, require, run_onnx, write_onnx
@@ -86,15 +86,17 @@ def export_model(
     samples: Samples,
     progress: Progress = lambda done, total: None,
     inspect: Callable[[Path], None] = lambda folder: None,
+    measure: Measure = lambda model: (),
 ) -> Exported:
     """Write a model to the folder `output`, which must not hold anything yet, and check it against the model.
 
-    `inspect` is called with the folder that holds the finished files before it is moved to `output`. Raises
-    VactkError when a file is wrong, and leaves nothing behind then.
+    `inspect` is called with the folder that holds the finished files before it is moved to `output`; `measure`
+    gives a model card the results of what was written, where they are not the video model's. Raises VactkError
+    when a file is wrong, and leaves nothing behind then.
     """
     refuse_not_finite(model)
     with whole_folder(output) as folder:
-        exported = FORMATS[config.format](model, folder, config, inference, samples, progress)
+        exported = FORMATS[config.format](model, folder, config, inference, samples, progress, measure)
         inspect(folder)
         files = sizes_and_hashes(exported.files, folder)
         manifest = {"files": [asdict(file) for file in files], "notes": list(exported.notes)}
@@ -137,6 +139,7 @@ def _export_graphs(
     inference: InferenceSpec,
     samples: Samples,
     progress: Progress,
+    measure: Measure,
 ) -> Exported:
     if config.format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
@@ -189,9 +192,10 @@ def _export_plain(
     inference: InferenceSpec,
     samples: Samples,
     progress: Progress,
+    measure: Measure,
 ) -> Exported:
     progress(0, 1)
-    exported = Exported(*export(model, folder, inference, samples, config.allowed))
+    exported = Exported(*export(model, folder, inference, samples, config.allowed, measure))
     progress(1, 1)
     return exported
 

@@ -25,10 +25,13 @@ def model_card(
     written: ExportedFile,
     notes: Sequence[str],
     folder: Path,
-    *,
-    is_transformers: bool,
+    apart: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Return the card in Markdown, with the hub's YAML header."""
+    """Return the card in Markdown, with the hub's YAML header.
+
+    `apart`: results of the CLIP that transformers reads, where it is not the video model.
+    """
+    is_transformers = written.frames_apart is not None
     head = {
         "library_name": "transformers" if is_transformers else "vactk",
         "pipeline_tag": "zero-shot-image-classification" if is_transformers else "video-classification",
@@ -51,7 +54,7 @@ def model_card(
         _usage(is_transformers),
         _conditions(model, inference),
         "## Results",
-        _results(inference.source.get("results", ())),
+        *_all_results(written, inference.source.get("results", ()), apart),
         "## Recipe",
         _recipe(inference.source.get("recipe")),
         "## Provenance",
@@ -87,6 +90,21 @@ def _conditions(model: VideoModel, inference: InferenceSpec) -> str:
         f"`{settings.to_dict(data)['sampling']['name']}`, images of {model.backbone.image_size} pixels. "
         f"Sentences around class names: {shown}{more}."
     )
+
+
+def _all_results(
+    written: ExportedFile, results: Sequence[Mapping[str, Any]], apart: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Return the results of what was written, by whom it is read."""
+    if written.frames_apart is None or written.frames_apart.is_exact:
+        return [_results(results)]
+    measured = _results(apart) if apart else "Not measured: `vactk export --dataset NAME` does."
+    return [
+        f"As transformers reads it, a CLIP of single frames whose mean embedding has {written.frames_apart}:",
+        measured,
+        "As vactk reads it, with the video model's attention between frames:",
+        _results(results),
+    ]
 
 
 def _results(results: Sequence[Mapping[str, Any]]) -> str:

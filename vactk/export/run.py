@@ -18,6 +18,9 @@ from vactk.data.video_dataset import VideoDataset
 from vactk.errors import VactkError
 from vactk.evaluate.classifier import class_embeddings
 from vactk.evaluate.config import EvalConfig
+from vactk.evaluate.protocol_splits import split_data
+from vactk.evaluate.setup import prepare_model
+from vactk.evaluate.zero_shot import evaluate_protocol
 from vactk.export.formats import ExportConfig, export_model
 from vactk.export.graph_specs import VIDEO, Samples, refuse_without_labels
 from vactk.export.metadata import InferenceSpec, Labels
@@ -98,7 +101,9 @@ class _Export:
                 accuracy.update(self._measure(folder / f"{VIDEO}.onnx"))
 
         progress = self.reporter.progress(config.format)
-        exported = export_model(self.model, options.output, config, inference, samples, progress, inspect)
+        exported = export_model(
+            self.model, options.output, config, inference, samples, progress, inspect, self._results
+        )
         return {
             "files": [{**asdict(file), "path": str(options.output / file.path)} for file in exported.files],
             "output": str(options.output),
@@ -176,6 +181,25 @@ class _Export:
             self.settings.data,
             self.reporter.progress("accuracy"),
         ).to_json()
+
+    def _results(self, model: VideoModel) -> list[dict[str, Any]]:
+        """The accuracies of a model on the dataset that was named, or that it was trained on; none on another."""
+        videos, options = self.videos, self.options
+        trained_on = str(self.model.info.get("recipe", {}).get("dataset", ""))
+        if videos is None or not videos.classes or (options.dataset is None and trained_on != CHECK_DATASET):
+            return []
+        part = some_videos(videos, options.num_measured)
+        progress = self.reporter.progress("accuracy, frames apart")
+        settings = self.settings
+        found = evaluate_protocol(
+            model, split_data(part), settings, prepare_model(model, settings), progress=progress
+        )
+        how = {
+            "frames": settings.data.num_frames,
+            "views": settings.data.views,
+            "templates": settings.templates,
+        }
+        return [{**found.to_json(), **how}]
 
     def _checked_on(self) -> str:
         if self.options.videos or self.videos is None:

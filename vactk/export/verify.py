@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vactk.errors import VactkError, first_line
@@ -15,7 +16,10 @@ from vactk.files.hashing import sha256
 # of each precision, relative to an output's largest value where that is above 1
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "int8": 0.25}
 
+EXACT = 1e-5  # distance of a cosine from 1 that rounding may cause
+
 Run = Callable[[Tensor], Sequence[Tensor]]  # an input -> every output
+Encode = Callable[[Tensor], Tensor]  # videos -> embeddings (B, E)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,36 @@ def as_outputs(result: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Cosine similarities of videos' embeddings to the video model's."""
+
+    on: str  # the kind of case: "real" where there are any
+    num_videos: int
+    mean: float
+    lowest: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the embeddings are the video model's, up to rounding."""
+        return self.lowest > 1 - EXACT
+
+    def __str__(self) -> str:
+        return (
+            f"a cosine of {self.mean:.4f} on average, {self.lowest:.4f} at least, to the video model's embeddings "
+            f"of {self.num_videos} {self.on} view{'s' * (self.num_videos != 1)}"
+        )
+
+
+@torch.no_grad()
+def agreement(expected: Encode, found: Encode, cases: Sequence[Case]) -> Agreement:
+    """Compare two functions from videos to embeddings (B, E), on real videos where there are any."""
+    on = "real" if any(case.kind == "real" for case in cases) else "random"
+    own = [case.input for case in cases if case.kind == on]
+    cosines = torch.cat([F.cosine_similarity(expected(views), found(views)) for views in own])
+    return Agreement(on=on, num_videos=len(cosines), mean=float(cosines.mean()), lowest=float(cosines.min()))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportedFile:
     """A file that was written and compared with the model."""
 
@@ -104,6 +138,7 @@ class ExportedFile:
     tolerance: float  # relative to the largest value of an output, where that is above 1
     frames: int | str | None = None  # what it takes: a number, "any", or None where there are none
     opset: int | None = None
+    frames_apart: Agreement | None = None  # of a plain CLIP, which other programs give one frame at a time
     bytes: int = 0
     sha256: str = ""
     more: tuple[str, ...] = field(default=())  # other files that belong to it

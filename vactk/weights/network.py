@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import huggingface_hub
+from huggingface_hub import constants as hub
 
 CONNECT_S = 3.0  # time for a connection, unless HF_HUB_ETAG_TIMEOUT says another
 
@@ -22,7 +22,6 @@ def fast_failure(url: str) -> Iterator[str]:
     Files in the cache are found without it. The reason is empty where the server can be reached: downloads then
     have all the time and retries that their downloader gives them.
     """
-    hub = huggingface_hub.constants
     if hub.HF_HUB_OFFLINE:
         yield "HF_HUB_OFFLINE is set"
         return

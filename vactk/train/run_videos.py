@@ -107,9 +107,12 @@ def _use(videos: RunVideos, dataset: Dataset, origin: str) -> str:
 def _warnings(recipe: Recipe, videos: RunVideos) -> list[str]:
     """Return what the user's own videos lack, as far as it is known before training."""
     balanced = drawn_equally(videos.train.records, recipe.run.balance) is not None
-    others = [*videos.test, *([videos.held_out] if videos.held_out else [])]
+    held_out = [videos.held_out] if videos.held_out else []
+    others = [*videos.test, *held_out]
     found = [] if recipe.shots else class_warnings(videos.train, balanced=balanced)
-    return [*found, *overlap_warnings(videos.train, others), *split_warnings([videos.train, *others])]
+    found += overlap_warnings(videos.train, others)
+    found += [text for one in held_out for text in overlap_warnings(one, videos.test)]  # it chose the weights
+    return [*found, *split_warnings([videos.train, *others])]
 
 
 def training_videos(recipe: Recipe, videos: VideoSet, message: Callable[[str], None]) -> VideoSet:
